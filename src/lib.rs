@@ -1,0 +1,2 @@
+//! tasktower: the control tower for background tasks.
+pub mod pb;
