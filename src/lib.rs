@@ -1,2 +1,5 @@
 //! tasktower: the control tower for background tasks.
 pub mod pb;
+
+#[cfg(feature = "client")]
+pub mod client;
