@@ -3,3 +3,5 @@ pub mod pb;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "worker")]
+pub mod worker;
