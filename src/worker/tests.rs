@@ -149,6 +149,13 @@ fn start(set_up: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> (Server, Runnin
     (Server(sessions), tokio::spawn(engine.run()), drain)
 }
 
+/// Closes the server's half once the worker closed its own, and waits for the worker to end.
+async fn closed(mut session: Session, running: Running) -> Tally {
+    while session.said.recv().await.is_some() {}
+    drop(session);
+    ended(running).await.unwrap()
+}
+
 async fn ended(running: Running) -> Result<Tally, Error> {
     timeout(PATIENCE, running).await.expect("the worker ends in time").expect("the worker does not panic")
 }
@@ -184,7 +191,7 @@ async fn granted_tasks_are_confirmed_run_and_reported() {
         }
     }
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally { succeeded: 4, ..Tally::default() });
+    assert_eq!(closed(session, running).await, Tally { succeeded: 4, ..Tally::default() });
 }
 
 #[tokio::test]
@@ -211,7 +218,7 @@ async fn a_panic_is_a_failed_attempt_and_the_worker_goes_on() {
     assert_eq!(report.completions.len(), 1);
     session.acknowledge(&report).await;
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally { succeeded: 1, failed: 2, ..Tally::default() });
+    assert_eq!(closed(session, running).await, Tally { succeeded: 1, failed: 2, ..Tally::default() });
 }
 
 #[tokio::test]
@@ -255,7 +262,7 @@ async fn results_and_leases_survive_a_lost_session() {
     assert_eq!(last.completions[0].token, Some(token(1)));
     session.acknowledge(&last).await;
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally { succeeded: 2, ..Tally::default() });
+    assert_eq!(closed(session, running).await, Tally { succeeded: 2, ..Tally::default() });
 }
 
 #[tokio::test]
@@ -319,11 +326,11 @@ async fn a_lost_lease_stops_the_handler_and_nothing_is_reported() {
     let lost = LeaseHeartbeatResult { status: Some(lease_lost()), ..held(leases[0].token.clone()) };
     session.say(Heard::Heartbeat(HeartbeatResponse { results: vec![lost], drain: false })).await;
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally { lost: 1, ..Tally::default() });
-    assert_eq!(stopped.load(Ordering::SeqCst), 1);
     while let Some(said) = session.said.recv().await {
         assert!(!matches!(said.message, Some(Said::Report(_))));
     }
+    assert_eq!(closed(session, running).await, Tally { lost: 1, ..Tally::default() });
+    assert_eq!(stopped.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -337,7 +344,7 @@ async fn a_cancelled_task_is_dropped_and_reported() {
     assert_eq!(report.failures[0].error.as_ref().unwrap().r#type, "CANCELLED");
     session.acknowledge(&report).await;
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally { failed: 1, ..Tally::default() });
+    assert_eq!(closed(session, running).await, Tally { failed: 1, ..Tally::default() });
 }
 
 #[tokio::test]
@@ -380,7 +387,7 @@ async fn a_drained_worker_finishes_releases_and_ends() {
     let report = session.report().await;
     assert_eq!(report.releases[0].token, Some(token(2)));
     session.acknowledge(&report).await;
-    assert_eq!(ended(running).await.unwrap(), Tally { succeeded: 1, released: 2, ..Tally::default() });
+    assert_eq!(closed(session, running).await, Tally { succeeded: 1, released: 2, ..Tally::default() });
 }
 
 #[tokio::test]
@@ -414,9 +421,9 @@ async fn a_server_that_comes_late_is_waited_for() {
     for _ in 0..2 {
         server.session().await.fail(Status::unavailable("not yet")).await;
     }
-    server.welcomed(LONG).await;
+    let session = server.welcomed(LONG).await;
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap(), Tally::default());
+    assert_eq!(closed(session, running).await, Tally::default());
 }
 
 #[tokio::test]
@@ -454,5 +461,5 @@ async fn a_busy_worker_says_much_in_few_messages() {
     }
     assert!(messages < TASKS / 10, "{messages} messages for {TASKS} tasks");
     drain.cancel();
-    assert_eq!(ended(running).await.unwrap().succeeded, TASKS as u64);
+    assert_eq!(closed(session, running).await.succeeded, TASKS as u64);
 }
