@@ -27,12 +27,7 @@ impl Caller {
 
     /// A loop of the server, for example `system:lease-sweep`.
     pub fn system(principal: &str) -> Self {
-        Self::new(CallerInfo {
-            principal: Arc::from(principal),
-            request_id: String::new(),
-            address: None,
-            agent: None,
-        })
+        Self::new(CallerInfo { principal: Arc::from(principal), request_id: String::new(), address: None, agent: None })
     }
 }
 

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::task::Task;
+use super::{project::Project, queue::Queue, task::Task};
 
 /// Bytes of the hash that go into the etag: 128 bits are beyond any collision by accident.
 const ETAG_BYTES: usize = 16;
@@ -39,6 +39,16 @@ pub fn task_etag(task: &Task) -> String {
         state: task.state as u8,
         cancel_requested: task.cancel_requested(),
     })
+}
+
+/// The etag of a queue: its settings.
+pub fn queue_etag(queue: &Queue) -> String {
+    of(&(queue.project.as_str(), &queue.name, &queue.settings))
+}
+
+/// The etag of a project.
+pub fn project_etag(project: &Project) -> String {
+    of(&(project.id.as_str(), &project.display_name, &project.description))
 }
 
 /// The etag of any content whose serialisation is canonical (structs and sorted maps are).

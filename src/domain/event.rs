@@ -52,11 +52,7 @@ impl Event {
             revision,
             time: change.after.update_time,
             actor,
-            subject: Subject::Task {
-                kind: change.kind,
-                before: change.before.clone(),
-                after: change.after.clone(),
-            },
+            subject: Subject::Task { kind: change.kind, before: change.before.clone(), after: change.after.clone() },
         }
     }
 }

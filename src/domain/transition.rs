@@ -262,7 +262,8 @@ pub fn fail(
     now: Micros,
 ) -> Result<Reported> {
     let same = |a: &&Attempt| {
-        matches!(a.outcome, AttemptOutcome::Failed | AttemptOutcome::Cancelled) && a.error.as_ref() == Some(&failure.error)
+        matches!(a.outcome, AttemptOutcome::Failed | AttemptOutcome::Cancelled)
+            && a.error.as_ref() == Some(&failure.error)
     };
     if task.epoch == epoch && task.lease.is_none() && last.filter(same).is_some() {
         return Ok(Reported::Repeated);
@@ -367,12 +368,8 @@ pub fn cancel(task: &Arc<Task>, reason: &str, now: Micros) -> Result<Option<Chan
             Ok(Some(change(EventKind::CancelRequested, task, after)))
         }
         (_, None) => {
-            let after = Task {
-                state: TaskState::Cancelled,
-                cancel_reason: reason,
-                finish_time: Some(now),
-                ..next(task, now)
-            };
+            let after =
+                Task { state: TaskState::Cancelled, cancel_reason: reason, finish_time: Some(now), ..next(task, now) };
             Ok(Some(change(EventKind::Cancelled, task, after)))
         }
     }

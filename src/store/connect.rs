@@ -113,21 +113,18 @@ pub(super) async fn open(url: &DatabaseUrl) -> anyhow::Result<Opened> {
 async fn connect_postgres(address: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
     let mut options = common(address, connections);
     options.map_sqlx_postgres_opts(|options| {
-        options
-            .application_name("tasktower")
-            .statement_cache_capacity(STATEMENT_CACHE)
-            .options([
-                // All our objects live in one schema.
-                ("search_path", "tasktower"),
-                // A replica that is paused inside a transaction must not stop its project for long.
-                ("idle_in_transaction_session_timeout", "2s"),
-                ("lock_timeout", "2s"),
-                ("statement_timeout", "4s"),
-                // An acknowledged commit survives a crash, whatever the server's default is.
-                ("synchronous_commit", "on"),
-                // Short statements with a few rows: compiling them costs more than it saves.
-                ("jit", "off"),
-            ])
+        options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
+            // All our objects live in one schema.
+            ("search_path", "tasktower"),
+            // A replica that is paused inside a transaction must not stop its project for long.
+            ("idle_in_transaction_session_timeout", "2s"),
+            ("lock_timeout", "2s"),
+            ("statement_timeout", "4s"),
+            // An acknowledged commit survives a crash, whatever the server's default is.
+            ("synchronous_commit", "on"),
+            // Short statements with a few rows: compiling them costs more than it saves.
+            ("jit", "off"),
+        ])
     });
     Database::connect(options).await.context("connect to PostgreSQL")
 }

@@ -45,7 +45,8 @@ pub(super) async fn load(database: &DatabaseConnection) -> anyhow::Result<Instal
         database.get_database_backend(),
         "SELECT incarnation, page_token_key FROM installation WHERE id = 1",
     );
-    let row = database.query_one_raw(statement).await?.ok_or_else(|| anyhow::anyhow!("the installation row is gone"))?;
+    let row =
+        database.query_one_raw(statement).await?.ok_or_else(|| anyhow::anyhow!("the installation row is gone"))?;
     Ok(Installation { incarnation: row.try_get_by_index(0)?, page_token_key: row.try_get_by_index(1)? })
 }
 

@@ -68,7 +68,9 @@ impl<'a> Entry<'a> {
 /// Appends rows in order and returns the revision of the first. None when the project has no counter: it does not exist.
 pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> StoreResult<Option<i64>> {
     let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
-    let raise = Sql::new("-- journal::raise\nUPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision");
+    let raise = Sql::new(
+        "-- journal::raise\nUPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision",
+    );
     let rows = tx.fetch(raise.text(project.as_str()).int(count)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let first = Reader::new(row).get::<i64>()? - count + 1;

@@ -27,8 +27,7 @@ pub async fn up(url: &DatabaseUrl) -> anyhow::Result<Vec<String>> {
     let opened = connect::open(url).await?;
     let database = &opened.writer;
     let locked = lock(database).await?;
-    let missing: Vec<String> =
-        status_of(database).await?.into_iter().filter(|m| !m.applied).map(|m| m.name).collect();
+    let missing: Vec<String> = status_of(database).await?.into_iter().filter(|m| !m.applied).map(|m| m.name).collect();
     let outcome = Migrator::up(database, None).await.context("apply migrations");
     locked.release().await?;
     outcome?;

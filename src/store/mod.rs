@@ -28,12 +28,12 @@ use std::{
 use sea_orm::{DatabaseBackend, DatabaseConnection, QueryResult};
 use sqlx::{Postgres, Sqlite, pool::PoolConnection};
 
+use self::sql::{Reader, Sql};
 pub use self::{
     connect::DatabaseUrl,
     error::{StoreError, StoreResult},
     installation::Installation,
 };
-use self::sql::{Reader, Sql};
 use crate::domain::task::Micros;
 
 /// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
@@ -93,7 +93,9 @@ impl Store {
         if self.backend() == DatabaseBackend::Sqlite {
             return Ok(connect::process_time() + shift);
         }
-        let rows = self.fetch(Sql::new("-- store::now\nSELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")).await?;
+        let rows = self
+            .fetch(Sql::new("-- store::now\nSELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
+            .await?;
         let row = rows.first().ok_or_else(|| StoreError::Bug(anyhow::anyhow!("no time")))?;
         Ok(Reader::new(row).get::<i64>()? + shift)
     }

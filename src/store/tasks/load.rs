@@ -29,7 +29,12 @@ pub struct Loaded {
 ///
 /// Reading follows in a second statement, so that it sees what the holders before us committed. SQLite has one writer
 /// and needs no locks; everything counts as held there.
-pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashSet<TaskId>) -> StoreResult<Option<HashSet<TaskId>>> {
+pub async fn lock(
+    tx: &mut Tx,
+    project: &ProjectId,
+    ids: &[TaskId],
+    deep: &HashSet<TaskId>,
+) -> StoreResult<Option<HashSet<TaskId>>> {
     if !tx.is_postgres() {
         return Ok(None);
     }
@@ -52,7 +57,11 @@ pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashS
 }
 
 /// Reads tasks, FULL. Those that do not exist are left out.
-pub async fn load(tx: &mut Tx, project: &ProjectId, ids: impl ExactSizeIterator<Item = TaskId>) -> StoreResult<Vec<Loaded>> {
+pub async fn load(
+    tx: &mut Tx,
+    project: &ProjectId,
+    ids: impl ExactSizeIterator<Item = TaskId>,
+) -> StoreResult<Vec<Loaded>> {
     let statement = Sql::new(concat!(
         "-- tasks::load\nWITH {x} SELECT ",
         task_columns!(),
