@@ -1,7 +1,16 @@
 //! tasktower: the control tower for background tasks.
-pub mod pb;
-
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod context;
+#[cfg(feature = "server")]
+pub mod domain;
+#[cfg(feature = "server")]
+pub mod error;
+#[cfg(feature = "server")]
+pub mod ids;
+pub mod pb;
+#[cfg(feature = "server")]
+pub mod store;
 #[cfg(feature = "worker")]
 pub mod worker;

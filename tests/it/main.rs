@@ -1,1 +1,16 @@
+//! The integration tests: one binary, so that it links once.
+//!
+//! `cargo test` alone runs what needs nothing installed and says what it left out; `make test` brings PostgreSQL, Redis,
+//! buf and Python, and then nothing may be left out.
+//!
+//! - `support` is what tests stand on: a server process, a fresh database, clients, waiting.
+//! - `architecture` holds the import rules of `src/`.
+//! - `coverage` compares what is documented with what the API descriptors say.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the bans shape the product; tests have no runtime to block and no stop to join"
+)]
 
+mod architecture;
+mod coverage;
+mod support;

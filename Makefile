@@ -1,0 +1,67 @@
+# Every task of the repository, for people and for CI. `make` alone lists them.
+# What a target needs it installs or starts itself (scripts/setup.sh); the second time without a network.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+
+# More arguments for `cargo test`: make test ARGS='flows:: -- --nocapture'
+ARGS ?=
+# Where `make bench` runs: sqlite, postgres or both.
+BENCH_ON ?= sqlite postgres
+
+.PHONY: help
+help: ## Lists these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Installs what the other targets need (apt, target/tools, target/venv)
+	scripts/setup.sh
+
+.PHONY: fmt
+fmt: ## Formats the Rust code and the proto files
+	scripts/setup.sh rust buf
+	$(CARGO) fmt --all
+	target/tools/bin/buf format --path proto/tasktower --write
+
+.PHONY: lint
+lint: ## Checks format, clippy without warnings, and that client and worker build without the server
+	scripts/setup.sh cc rust
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) check --no-default-features --features worker
+
+.PHONY: test
+test: ## Runs every test, on SQLite and on a throwaway PostgreSQL (ARGS='filter')
+	scripts/setup.sh cc rust postgres redis python buf
+	TASKTOWER_TEST_REQUIRE_ALL=1 scripts/with-services.sh $(CARGO) test --workspace $(ARGS)
+
+.PHONY: proto
+proto: ## Checks the API: buf lint, format, and no break against origin/main
+	scripts/setup.sh buf
+	scripts/proto.sh
+
+.PHONY: docs
+docs: ## Writes the generated pages anew (docs/reference/errors.md)
+	UPDATE_DOCS=1 $(CARGO) test --quiet --test it coverage::errors_doc
+
+.PHONY: docs-check
+docs-check: ## Checks that the generated pages are up to date and rustdoc has no warning
+	$(CARGO) test --quiet --test it coverage::errors_doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+.PHONY: deny
+deny: ## Checks licences, sources and banned crates, if cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny check bans licenses sources; \
+	else \
+		echo "deny: SKIPPED, cargo-deny is not installed (cargo install cargo-deny --version 0.20.2 --locked)" >&2; \
+	fi
+
+.PHONY: bench
+bench: ## Measures lifecycle, submit and latency of a release build (BENCH_ON='sqlite postgres')
+	scripts/setup.sh cc rust
+	$(CARGO) build --release --quiet
+	scripts/bench.sh $(BENCH_ON)
+
+.PHONY: verify
+verify: lint proto docs-check deny test ## Everything a change must pass

@@ -1,0 +1,97 @@
+//! A journal row as its readers see it: what changed, in which project, at which revision, by whom.
+
+use std::sync::Arc;
+
+use super::{
+    task::{Micros, Task},
+    transition::{Change, EventKind},
+};
+use crate::ids::ProjectId;
+
+/// One journal row.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The project whose journal holds it.
+    pub project: ProjectId,
+    /// Its place there: 1, 2, 3 … without gaps, in commit order.
+    pub revision: i64,
+    /// When it happened.
+    pub time: Micros,
+    /// Who caused it.
+    pub actor: Arc<str>,
+    /// What changed.
+    pub subject: Subject,
+}
+
+/// What a journal row is about.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A task.
+    Task {
+        /// What happened to it.
+        kind: EventKind,
+        /// The task before; none for a submit.
+        before: Option<Arc<Task>>,
+        /// The task after.
+        after: Arc<Task>,
+    },
+    /// Anything else.
+    Resource {
+        /// What happened to it.
+        kind: ResourceKind,
+        /// Its resource name.
+        name: Arc<str>,
+    },
+}
+
+impl Event {
+    /// The event of a change of a task.
+    pub fn of_change(change: &Change, revision: i64, actor: Arc<str>) -> Self {
+        Self {
+            project: change.after.project.clone(),
+            revision,
+            time: change.after.update_time,
+            actor,
+            subject: Subject::Task { kind: change.kind, before: change.before.clone(), after: change.after.clone() },
+        }
+    }
+}
+
+/// What happened to a resource that is not a task. Numbers start at 100 so that they never meet [`EventKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ResourceKind {
+    /// Settings of a queue changed.
+    QueueUpdated = 101,
+    /// A queue was paused.
+    QueuePaused = 102,
+    /// A queue was resumed.
+    QueueResumed = 103,
+    /// A worker was told to drain.
+    WorkerDrained = 104,
+    /// A bulk job was started.
+    BulkJobStarted = 105,
+    /// A bulk job ended.
+    BulkJobEnded = 106,
+    /// A project was created.
+    ProjectCreated = 107,
+}
+
+impl TryFrom<i16> for ResourceKind {
+    type Error = i16;
+
+    fn try_from(number: i16) -> Result<Self, i16> {
+        [
+            Self::QueueUpdated,
+            Self::QueuePaused,
+            Self::QueueResumed,
+            Self::WorkerDrained,
+            Self::BulkJobStarted,
+            Self::BulkJobEnded,
+            Self::ProjectCreated,
+        ]
+        .into_iter()
+        .find(|kind| *kind as i16 == number)
+        .ok_or(number)
+    }
+}

@@ -1,0 +1,15 @@
+//! The rules, as functions of values: no I/O, no async, no clock and no random source of their own.
+
+pub mod bulk_job;
+pub mod etag;
+pub mod event;
+pub mod filter;
+pub mod project;
+pub mod queue;
+pub mod retry;
+pub mod snapshot;
+pub mod task;
+pub mod task_fields;
+pub mod task_state;
+pub mod transition;
+pub mod worker;

@@ -1,0 +1,230 @@
+//! A task as its journal row keeps it: the BASIC view after the change, as compact JSON that operators can read with
+//! SQL, and the old values of what changed. Together they give the task before and after without a second read.
+//!
+//! Fields at their default are left out; a field name, once shipped, keeps its meaning, because old rows are read for as
+//! long as the history is kept.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    task::{DEFAULT_TIMEOUT, Lease, Progress, RetrySettings, Spec, Task, TaskError},
+    task_state::TaskState,
+};
+use crate::ids::{ProjectId, TaskId};
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The snapshot, borrowing from the task it is made of.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Snapshot<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    queue: Cow<'a, str>,
+    #[serde(skip_serializing_if = "is_default")]
+    priority: i32,
+    create_time: i64,
+    run_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expire_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<(i32, i64, i64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_key: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_ttl: Option<i64>,
+    #[serde(skip_serializing_if = "is_default")]
+    labels: Cow<'a, BTreeMap<String, String>>,
+    state: u8,
+    #[serde(skip_serializing_if = "is_default")]
+    epoch: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    attempt_count: i32,
+    #[serde(skip_serializing_if = "is_default")]
+    crash_count: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseSnapshot<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<(Cow<'a, str>, Cow<'a, str>)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_time: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct LeaseSnapshot<'a> {
+    #[serde(borrow)]
+    worker: Cow<'a, str>,
+    #[serde(skip_serializing_if = "is_default")]
+    incarnation: Cow<'a, str>,
+    start_time: i64,
+    expire_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<(f64, Cow<'a, str>)>,
+}
+
+impl<'a> From<&'a Task> for Snapshot<'a> {
+    fn from(task: &'a Task) -> Self {
+        let spec = &*task.spec;
+        let retry = spec.retry;
+        Self {
+            r#type: Cow::Borrowed(&spec.task_type),
+            queue: Cow::Borrowed(&spec.queue),
+            priority: spec.priority,
+            create_time: spec.create_time,
+            run_time: task.run_time,
+            timeout: Some(spec.timeout).filter(|t| *t != DEFAULT_TIMEOUT),
+            expire_time: spec.expire_time,
+            retry: Some((retry.max_attempts, retry.initial_backoff, retry.max_backoff))
+                .filter(|_| retry != RetrySettings::default()),
+            unique_key: spec.unique_key.as_deref().map(Cow::Borrowed),
+            unique_ttl: spec.unique_ttl,
+            labels: Cow::Borrowed(&spec.labels),
+            state: task.state as u8,
+            epoch: task.epoch,
+            attempt_count: task.attempt_count,
+            crash_count: task.crash_count,
+            lease: task.lease.as_ref().map(|lease| LeaseSnapshot {
+                worker: Cow::Borrowed(&lease.worker),
+                incarnation: Cow::Borrowed(&lease.incarnation),
+                start_time: lease.start_time,
+                expire_time: lease.expire_time,
+                cancel_time: lease.cancel_time,
+                cancel_reason: lease.cancel_reason.as_deref().map(Cow::Borrowed),
+                progress: lease.progress.as_ref().map(|p| (p.percent, Cow::Borrowed(p.message.as_str()))),
+            }),
+            error: task
+                .error
+                .as_ref()
+                .map(|e| (Cow::Borrowed(e.error_type.as_str()), Cow::Borrowed(e.message.as_str()))),
+            cancel_reason: task.cancel_reason.as_deref().map(Cow::Borrowed),
+            finish_time: task.finish_time,
+        }
+    }
+}
+
+/// The snapshot of a task after a change, as JSON.
+pub fn encode(task: &Task) -> String {
+    // Serialising plain structs with string keys cannot fail.
+    serde_json::to_string(&Snapshot::from(task)).unwrap_or_default()
+}
+
+/// The old values of what a change changed, as JSON; `null` for what was absent.
+pub fn encode_diff(before: &Task, after: &Task) -> String {
+    let mut old = Map::new();
+    let (b, a) = (Snapshot::from(before), Snapshot::from(after));
+    macro_rules! compare {
+        ($($field:ident),*) => {
+            $(if b.$field != a.$field {
+                old.insert(stringify!($field).to_owned(), serde_json::to_value(&b.$field).unwrap_or(Value::Null));
+            })*
+        };
+    }
+    compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
+    if !Arc::ptr_eq(&before.spec, &after.spec) {
+        compare!(priority, timeout, expire_time, retry, labels);
+    }
+    old.insert("update_time".to_owned(), before.update_time.into());
+    Value::Object(old).to_string()
+}
+
+/// What a journal row says besides the snapshot.
+pub struct Row<'a> {
+    /// The project.
+    pub project: &'a ProjectId,
+    /// The task.
+    pub id: TaskId,
+    /// Its version after the change.
+    pub version: i64,
+    /// When it changed.
+    pub time: i64,
+    /// Who submitted it.
+    pub owner: &'a str,
+}
+
+/// The tasks after and before a change, from a journal row. `diff` is none for a submit.
+pub fn decode(row: &Row<'_>, snapshot: &str, diff: Option<&str>) -> serde_json::Result<(Task, Option<Task>)> {
+    let after = restore(row, serde_json::from_str(snapshot)?, row.version, row.time);
+    let Some(diff) = diff else { return Ok((after, None)) };
+    let mut value: Map<String, Value> = serde_json::from_str(snapshot)?;
+    let mut update_time = row.time;
+    for (field, old) in serde_json::from_str::<Map<String, Value>>(diff)? {
+        if field == "update_time" {
+            update_time = old.as_i64().unwrap_or(update_time);
+        } else if old.is_null() {
+            value.remove(&field);
+        } else {
+            value.insert(field, old);
+        }
+    }
+    // Through text, because a snapshot borrows its strings.
+    let text = Value::Object(value).to_string();
+    let before = restore(row, serde_json::from_str(&text)?, row.version - 1, update_time);
+    Ok((after, Some(before)))
+}
+
+fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Task {
+    let retry = s.retry.map_or_else(RetrySettings::default, |(max_attempts, initial_backoff, max_backoff)| {
+        RetrySettings { max_attempts, initial_backoff, max_backoff }
+    });
+    Task {
+        project: row.project.clone(),
+        id: row.id,
+        spec: Arc::new(Spec {
+            task_type: s.r#type.into_owned(),
+            queue: s.queue.into_owned(),
+            priority: s.priority,
+            timeout: s.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            expire_time: s.expire_time,
+            retry,
+            unique_key: s.unique_key.map(Cow::into_owned),
+            unique_ttl: s.unique_ttl,
+            labels: s.labels.into_owned(),
+            owner: row.owner.to_owned(),
+            create_time: s.create_time,
+        }),
+        input: None,
+        run_time: s.run_time,
+        state: TaskState::try_from(i16::from(s.state)).unwrap_or(TaskState::Pending),
+        version,
+        epoch: s.epoch,
+        attempt_count: s.attempt_count,
+        crash_count: s.crash_count,
+        lease: s.lease.map(|lease| Lease {
+            worker: lease.worker.into_owned(),
+            incarnation: lease.incarnation.into_owned(),
+            start_time: lease.start_time,
+            expire_time: lease.expire_time,
+            // Not part of the BASIC view; nothing decides on a snapshot.
+            deadline_time: lease.expire_time,
+            duration: 0,
+            waiting_state: TaskState::Pending,
+            cancel_time: lease.cancel_time,
+            cancel_reason: lease.cancel_reason.map(Cow::into_owned),
+            progress: lease.progress.map(|(percent, message)| Progress { percent, message: message.into_owned() }),
+            progress_time: None,
+        }),
+        error: s.error.map(|(error_type, message)| TaskError {
+            error_type: error_type.into_owned(),
+            message: message.into_owned(),
+            details: String::new(),
+        }),
+        result: None,
+        cancel_reason: s.cancel_reason.map(Cow::into_owned),
+        update_time,
+        finish_time: s.finish_time,
+    }
+}

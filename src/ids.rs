@@ -1,0 +1,85 @@
+//! Identifiers as distinct types, so that a project cannot be passed where a task is meant.
+
+use std::{fmt, sync::Arc};
+
+use uuid::Uuid;
+
+/// The id of a project: `[a-z][a-z0-9-]{0,62}`. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProjectId(Arc<str>);
+
+/// The project that exists from the start.
+pub const DEFAULT_PROJECT: &str = "default";
+
+/// The journal partition of changes that belong to no project.
+pub const SYSTEM_PROJECT: &str = "system";
+
+impl ProjectId {
+    /// Takes an id that was checked before (by the conversion layer, or read from the database).
+    pub fn new(id: &str) -> Self {
+        Self(Arc::from(id))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id of a task: a UUID, version 7 unless the submitter chose another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(pub Uuid);
+
+impl TaskId {
+    /// A new id, ordered by time.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The id of a bulk job: a UUID, version 7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BulkJobId(pub Uuid);
+
+impl fmt::Display for BulkJobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The resource name of a project.
+pub fn project_name(project: &ProjectId) -> String {
+    format!("projects/{project}")
+}
+
+/// The resource name of a task.
+pub fn task_name(project: &ProjectId, task: TaskId) -> String {
+    format!("projects/{project}/tasks/{task}")
+}
+
+/// The resource name of a queue.
+pub fn queue_name(project: &ProjectId, queue: &str) -> String {
+    format!("projects/{project}/queues/{queue}")
+}
+
+/// The resource name of a worker.
+pub fn worker_name(project: &ProjectId, worker: &str) -> String {
+    format!("projects/{project}/workers/{worker}")
+}
+
+/// The resource name of a bulk job.
+pub fn bulk_job_name(project: &ProjectId, job: BulkJobId) -> String {
+    format!("projects/{project}/bulkJobs/{job}")
+}

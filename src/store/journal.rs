@@ -1,0 +1,206 @@
+//! The journal: append with the state it describes, read by revision.
+//!
+//! The project's counter is raised as the last write before COMMIT, together with the insert of the batch's rows. From
+//! then until COMMIT the counter row is locked, so revision order is commit order and the numbers are dense: a reader
+//! that asks for `revision > n` sees no hole, ever.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{
+    Store, Tx,
+    error::{StoreError, StoreResult},
+    sql::{Reader, Rows, Sql},
+};
+use crate::{
+    context::CallerInfo,
+    domain::{
+        event::{Event, ResourceKind, Subject},
+        snapshot,
+        task::Micros,
+        transition::{Change, EventKind},
+    },
+    ids::{ProjectId, TaskId},
+};
+
+/// A row to be appended.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    caller: &'a CallerInfo,
+    time: Micros,
+    kind: i16,
+    subject: EntrySubject<'a>,
+}
+
+#[derive(Debug)]
+enum EntrySubject<'a> {
+    Task(&'a Change),
+    Resource { name: String, version: i64, diff: Option<String> },
+}
+
+impl<'a> Entry<'a> {
+    /// The row of a change of a task.
+    pub fn of_change(change: &'a Change, caller: &'a CallerInfo) -> Self {
+        let time = change.after.update_time;
+        Self { caller, time, kind: change.kind as i16, subject: EntrySubject::Task(change) }
+    }
+
+    /// The row of a change of another resource; `diff` holds its old and new values as JSON.
+    pub fn of_resource(
+        kind: ResourceKind,
+        name: String,
+        time: Micros,
+        diff: Option<String>,
+        caller: &'a CallerInfo,
+    ) -> Self {
+        Self { caller, time, kind: kind as i16, subject: EntrySubject::Resource { name, version: 0, diff } }
+    }
+
+    fn change(&self) -> Option<&'a Change> {
+        match self.subject {
+            EntrySubject::Task(change) => Some(change),
+            EntrySubject::Resource { .. } => None,
+        }
+    }
+}
+
+/// Appends rows in order and returns the revision of the first. None when the project has no counter: it does not exist.
+pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> StoreResult<Option<i64>> {
+    let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
+    let raise = Sql::new(
+        "-- journal::raise\nUPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision",
+    );
+    let rows = tx.fetch(raise.text(project.as_str()).int(count)).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let first = Reader::new(row).get::<i64>()? - count + 1;
+    let insert = Sql::new(
+        "-- journal::append
+         WITH {x} INSERT INTO journal (project, revision, time, kind, task_id, resource, version, from_state, to_state,
+            actor, owner, request_id, address, agent, diff, snapshot)
+         SELECT $1, x.revision, x.time, x.kind, x.task_id, x.resource, x.version, x.from_state, x.to_state, x.actor,
+            x.owner, x.request_id, x.address, x.agent, x.diff, x.snapshot FROM x",
+    )
+    .text(project.as_str())
+    .rows(rows_of(entries, first));
+    tx.execute(insert).await?;
+    Ok(Some(first))
+}
+
+fn rows_of(entries: &[Entry<'_>], first: i64) -> Rows {
+    let changes = || entries.iter().map(Entry::change);
+    let callers = || entries.iter().map(|e| e.caller);
+    Rows::new(entries.len())
+        .int("revision", first..first + entries.len() as i64)
+        .int("time", entries.iter().map(|e| e.time))
+        .int("kind", entries.iter().map(|e| e.kind.into()))
+        .opt_id("task_id", changes().map(|c| c.map(|c| c.after.id.0)))
+        .opt_text(
+            "resource",
+            entries.iter().map(|e| match &e.subject {
+                EntrySubject::Task(_) => None,
+                EntrySubject::Resource { name, .. } => Some(name.as_str()),
+            }),
+        )
+        .int(
+            "version",
+            entries.iter().map(|e| match &e.subject {
+                EntrySubject::Task(change) => change.after.version,
+                EntrySubject::Resource { version, .. } => *version,
+            }),
+        )
+        .opt_int("from_state", changes().map(|c| c.and_then(|c| c.before.as_ref()).map(|t| (t.state as u8).into())))
+        .opt_int("to_state", changes().map(|c| c.map(|c| (c.after.state as u8).into())))
+        .text("actor", callers().map(|c| &*c.principal))
+        .opt_text("owner", changes().map(|c| c.map(|c| c.after.spec.owner.as_str())))
+        .opt_text("request_id", callers().map(|c| Some(c.request_id.as_str()).filter(|id| !id.is_empty())))
+        .opt_text("address", callers().map(|c| c.address.as_deref()))
+        .opt_text("agent", callers().map(|c| c.agent.as_deref()))
+        .opt_string(
+            "diff",
+            entries.iter().map(|e| match &e.subject {
+                EntrySubject::Task(c) => c.before.as_ref().map(|before| snapshot::encode_diff(before, &c.after)),
+                EntrySubject::Resource { diff, .. } => diff.clone(),
+            }),
+        )
+        .opt_string("snapshot", changes().map(|c| c.map(|c| snapshot::encode(&c.after))))
+}
+
+/// Where a project's journal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its last revision; 0 when nothing happened yet.
+    pub last: i64,
+    /// The first revision still kept.
+    pub oldest: i64,
+}
+
+/// Where a project's journal stands now; none when the project does not exist.
+pub async fn position(store: &Store, project: &ProjectId) -> StoreResult<Option<Position>> {
+    let statement = Sql::new("-- journal::position\nSELECT revision, oldest FROM counter WHERE project = $1");
+    let rows = store.fetch(statement.text(project.as_str())).await?;
+    rows.first()
+        .map(|row| {
+            let mut r = Reader::new(row);
+            Ok(Position { last: r.get()?, oldest: r.get()? })
+        })
+        .transpose()
+}
+
+/// The rows after a revision, in order, at most `limit`.
+pub async fn read(store: &Store, project: &ProjectId, after: i64, limit: i64) -> StoreResult<Vec<Event>> {
+    let statement = Sql::new(
+        "-- journal::read
+         SELECT revision, time, kind, task_id, resource, version, actor, owner, diff, snapshot
+         FROM journal WHERE project = $1 AND revision > $2 ORDER BY revision LIMIT $3",
+    );
+    let rows = store.fetch(statement.text(project.as_str()).int(after).int(limit)).await?;
+    rows.iter().map(|row| event(project, &mut Reader::new(row))).collect()
+}
+
+fn event(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Event> {
+    let (revision, time): (i64, i64) = (r.get()?, r.get()?);
+    let kind: i16 = r.get()?;
+    let task_id: Option<Uuid> = r.get()?;
+    let resource: Option<String> = r.get()?;
+    let version: i64 = r.get()?;
+    let actor: String = r.get()?;
+    let owner: Option<String> = r.get()?;
+    let diff: Option<String> = r.get()?;
+    let snapshot: Option<String> = r.get()?;
+    let subject = match task_id {
+        Some(id) => {
+            let row =
+                snapshot::Row { project, id: TaskId(id), version, time, owner: owner.as_deref().unwrap_or_default() };
+            let text = snapshot.as_deref().unwrap_or_default();
+            let (after, before) =
+                snapshot::decode(&row, text, diff.as_deref()).map_err(|cause| StoreError::Bug(cause.into()))?;
+            let kind = EventKind::try_from(kind).map_err(unknown_kind)?;
+            Subject::Task { kind, before: before.map(Arc::new), after: Arc::new(after) }
+        }
+        None => Subject::Resource {
+            kind: ResourceKind::try_from(kind).map_err(unknown_kind)?,
+            name: Arc::from(resource.unwrap_or_default()),
+        },
+    };
+    Ok(Event { project: project.clone(), revision, time, actor: Arc::from(actor), subject })
+}
+
+fn unknown_kind(number: i16) -> StoreError {
+    StoreError::Bug(anyhow::anyhow!("unknown journal kind {number}"))
+}
+
+/// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold.
+pub async fn is_committed(store: &Store, project: &ProjectId, revision: i64, change: &Change) -> StoreResult<bool> {
+    let statement = Sql::new(
+        "-- journal::is_committed
+         SELECT 1 FROM journal WHERE project = $1 AND revision = $2 AND task_id = $3 AND version = $4 AND time = $5",
+    );
+    let statement = statement
+        .text(project.as_str())
+        .int(revision)
+        .id(change.after.id.0)
+        .int(change.after.version)
+        .int(change.after.update_time);
+    Ok(!store.fetch(statement).await?.is_empty())
+}

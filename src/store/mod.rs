@@ -1,0 +1,259 @@
+//! The only code that knows SQL. It takes and returns domain values; rows stay inside.
+//!
+//! Reads go through sea-orm on a pool of their own. Writes are explicit transactions ([`Tx`]): the committer's batches and
+//! the rare named writes ([`Store::write`]). A transaction that is not finished (a panic, a dropped future) closes its
+//! connection, so that no later user finds it inside somebody's BEGIN.
+//!
+//! On SQLite there is one writer: `BEGIN IMMEDIATE` on a pool of one. Everything written for PostgreSQL holds there too,
+//! only row locks are not needed.
+
+mod connect;
+mod error;
+mod filter;
+mod installation;
+mod sql;
+
+pub mod journal;
+pub mod migrate;
+pub mod tasks;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::{DatabaseBackend, DatabaseConnection, QueryResult};
+use sqlx::{Postgres, Sqlite, pool::PoolConnection};
+
+use self::sql::{Reader, Sql};
+pub use self::{
+    connect::DatabaseUrl,
+    error::{StoreError, StoreResult},
+    installation::Installation,
+};
+use crate::domain::task::Micros;
+
+/// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    url: DatabaseUrl,
+    reader: DatabaseConnection,
+    writer: DatabaseConnection,
+    installation: Installation,
+    /// Added to every time read from the database. Only tests move it.
+    clock_shift: AtomicI64,
+    /// Held for as long as the store is open, so that a second process is refused.
+    _lock: Option<connect::LockFile>,
+}
+
+impl Store {
+    /// Opens a migrated database.
+    pub async fn open(url: &DatabaseUrl) -> anyhow::Result<Self> {
+        let opened = connect::open(url).await?;
+        migrate::require_current(&opened.writer).await?;
+        let installation = installation::load(&opened.writer).await?;
+        Ok(Self(Arc::new(Inner {
+            url: url.clone(),
+            reader: opened.reader,
+            writer: opened.writer,
+            installation,
+            clock_shift: AtomicI64::new(0),
+            _lock: opened.lock,
+        })))
+    }
+
+    /// Where the data is, without secrets.
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.0.url
+    }
+
+    /// Which database this is.
+    pub fn installation(&self) -> &Installation {
+        &self.0.installation
+    }
+
+    /// Moves the store's clock forward: for tests of time-outs and schedules.
+    pub fn shift_clock(&self, by: Duration) {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        self.0.clock_shift.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The database's time.
+    pub async fn now(&self) -> StoreResult<Micros> {
+        let shift = self.0.clock_shift.load(Ordering::Relaxed);
+        if self.backend() == DatabaseBackend::Sqlite {
+            return Ok(connect::process_time() + shift);
+        }
+        let rows = self
+            .fetch(Sql::new("-- store::now\nSELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
+            .await?;
+        let row = rows.first().ok_or_else(|| StoreError::Bug(anyhow::anyhow!("no time")))?;
+        Ok(Reader::new(row).get::<i64>()? + shift)
+    }
+
+    /// Begins a write transaction and reads the database's time, once for all that is decided in it.
+    pub async fn begin(&self) -> StoreResult<Tx> {
+        limited(async {
+            let shift = self.0.clock_shift.load(Ordering::Relaxed);
+            // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
+            if self.backend() == DatabaseBackend::Sqlite {
+                let connection = self.0.writer.get_sqlite_connection_pool().acquire().await?;
+                let mut tx = Tx { connection: Some(TxConnection::Sqlite(connection)), now: 0 };
+                tx.run("BEGIN IMMEDIATE").await?;
+                tx.now = connect::process_time() + shift;
+                return Ok(tx);
+            }
+            let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
+            let mut tx = Tx { connection: Some(TxConnection::Postgres(connection)), now: 0 };
+            if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
+                // One round trip for both.
+                let begin = sqlx::raw_sql("BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
+                let row = begin.fetch_one(&mut **connection).await?;
+                tx.now = Reader::new(&QueryResult::from(row)).get::<i64>()? + shift;
+            }
+            Ok(tx)
+        })
+        .await
+    }
+
+    /// Runs a read statement on its own.
+    async fn fetch(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        limited(async {
+            match self.backend() {
+                DatabaseBackend::Sqlite => {
+                    let mut connection = self.0.reader.get_sqlite_connection_pool().acquire().await?;
+                    statement.fetch_sqlite(&mut connection).await
+                }
+                _ => {
+                    let mut connection = self.0.reader.get_postgres_connection_pool().acquire().await?;
+                    statement.fetch_postgres(&mut connection).await
+                }
+            }
+        })
+        .await
+    }
+
+    fn reader(&self) -> &DatabaseConnection {
+        &self.0.reader
+    }
+
+    fn backend(&self) -> DatabaseBackend {
+        self.0.writer.get_database_backend()
+    }
+
+    /// Whether rows must be locked before they are decided on.
+    pub fn has_row_locks(&self) -> bool {
+        self.backend() != DatabaseBackend::Sqlite
+    }
+}
+
+/// A write transaction. Dropped without [`Tx::commit`] it rolls back by closing its connection.
+#[derive(Debug)]
+pub struct Tx {
+    /// None only once finished.
+    connection: Option<TxConnection>,
+    now: Micros,
+}
+
+#[derive(Debug)]
+enum TxConnection {
+    Postgres(PoolConnection<Postgres>),
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+/// How a COMMIT failed.
+#[derive(Debug)]
+pub enum CommitError {
+    /// Nothing was written.
+    RolledBack(StoreError),
+    /// The connection broke before the answer: it may or may not be written.
+    Unknown(StoreError),
+}
+
+impl Tx {
+    /// The database's time, read at BEGIN.
+    pub fn now(&self) -> Micros {
+        self.now
+    }
+
+    async fn fetch(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        let connection = self.connection.as_mut().ok_or_else(finished)?;
+        limited(async {
+            match connection {
+                TxConnection::Postgres(connection) => statement.fetch_postgres(connection).await,
+                TxConnection::Sqlite(connection) => statement.fetch_sqlite(connection).await,
+            }
+        })
+        .await
+    }
+
+    async fn execute(&mut self, statement: Sql) -> StoreResult<()> {
+        self.fetch(statement).await.map(|_| ())
+    }
+
+    fn is_postgres(&self) -> bool {
+        matches!(self.connection, Some(TxConnection::Postgres(_)))
+    }
+
+    /// Makes it durable.
+    pub async fn commit(mut self) -> Result<(), CommitError> {
+        match self.finish("COMMIT").await {
+            Ok(()) => Ok(()),
+            Err(cause @ StoreError::Unavailable(_)) => Err(CommitError::Unknown(cause)),
+            Err(cause) => Err(CommitError::RolledBack(cause)),
+        }
+    }
+
+    /// Gives it up and keeps the connection.
+    pub async fn rollback(mut self) {
+        if let Err(cause) = self.finish("ROLLBACK").await {
+            tracing::debug!(%cause, "rollback on a broken connection");
+        }
+    }
+
+    async fn finish(&mut self, word: &'static str) -> StoreResult<()> {
+        limited(self.run(word)).await?;
+        // Only now is the connection fit for the next user; otherwise Drop closes it.
+        self.connection = None;
+        Ok(())
+    }
+
+    async fn run(&mut self, word: &'static str) -> StoreResult<()> {
+        match self.connection.as_mut().ok_or_else(finished)? {
+            TxConnection::Postgres(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
+            TxConnection::Sqlite(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        match &mut self.connection {
+            Some(TxConnection::Postgres(connection)) => connection.close_on_drop(),
+            Some(TxConnection::Sqlite(connection)) => connection.close_on_drop(),
+            None => {}
+        }
+    }
+}
+
+fn finished() -> StoreError {
+    StoreError::Bug(anyhow::anyhow!("the transaction is finished"))
+}
+
+/// No wait on the database is without an end.
+async fn limited<T>(work: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Unavailable(anyhow::anyhow!("no answer within {}s", STATEMENT_LIMIT.as_secs()))),
+    }
+}

@@ -1,0 +1,14 @@
+//! Tasks in the database: one wide row, and a narrow row that says where the task is (`ready`, `lease`).
+
+mod claim;
+mod decode;
+mod list;
+mod load;
+mod write;
+
+pub use self::{
+    claim::{Lane, claim, expired_running, expired_waiting, promote},
+    list::{COUNT_LIMIT, ListQuery, Position, attempts, count, get, list},
+    load::{Loaded, last_attempts, load, lock},
+    write::{Net, write},
+};

@@ -1,0 +1,473 @@
+//! Writes what a batch decided: for each task the difference between how it was read and how it is now, in a few
+//! statements over all tasks at once.
+//!
+//! A task is in exactly one place: `ready`, `lease`, or neither once it is final. Moving it is a delete and an insert of
+//! narrow rows; the wide row is touched when the task ends, fails an attempt, is updated, or is opened again.
+
+use std::sync::Arc;
+
+use super::super::{
+    Tx,
+    error::StoreResult,
+    sql::{Rows, Sql},
+};
+use crate::{
+    domain::{
+        task::{Attempt, Payload, Task},
+        task_state::TaskState,
+        transition::DeadLetterReason,
+    },
+    ids::ProjectId,
+};
+
+/// What a batch did to one task.
+#[derive(Debug, Default)]
+pub struct Net {
+    /// As it was read; none if it is new.
+    pub before: Option<Arc<Task>>,
+    /// As it is now; none if it is deleted.
+    pub after: Option<Arc<Task>>,
+    /// The attempts that ended.
+    pub attempts: Vec<Attempt>,
+    /// Set when it became FAILED.
+    pub dead_letter: Option<DeadLetterReason>,
+}
+
+/// Where a task is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Absent,
+    Ready,
+    Lease,
+    Final,
+}
+
+fn place(task: Option<&Arc<Task>>) -> Place {
+    match task.map(|task| task.state) {
+        None => Place::Absent,
+        Some(TaskState::Running) => Place::Lease,
+        Some(state) if state.is_waiting() => Place::Ready,
+        Some(_) => Place::Final,
+    }
+}
+
+/// Writes all of it. Every row that is changed was locked or made by this transaction, so nothing here waits except
+/// inserts of unique keys.
+pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResult<()> {
+    let now = tx.now();
+    let mut w = Work::default();
+    for net in nets {
+        w.sort(net);
+    }
+    let p = project.as_str();
+    tx.execute(delete_ready(p, &w.ready_delete)).await?;
+    tx.execute(delete_lease(p, &w.lease_delete)).await?;
+    tx.execute(insert_task(p, &w.task_insert)).await?;
+    tx.execute(insert_ready(p, &w.ready_insert, now)).await?;
+    tx.execute(insert_lease(p, &w.lease_insert)).await?;
+    tx.execute(update_lease(p, &w.lease_update)).await?;
+    tx.execute(update_task_life(p, &w.life_update)).await?;
+    tx.execute(update_task_spec(p, &w.spec_update)).await?;
+    tx.execute(insert_attempt(p, &w.attempts)).await?;
+    tx.execute(delete_closed(p, &w.closed_delete)).await?;
+    tx.execute(insert_closed(p, &w.closed_insert)).await?;
+    tx.execute(delete_dead_letter(p, &w.dead_letter_delete)).await?;
+    tx.execute(insert_dead_letter(p, &w.dead_letter_insert, now)).await?;
+    tx.execute(delete_attempts(p, &w.task_delete)).await?;
+    tx.execute(delete_task(p, &w.task_delete)).await
+}
+
+/// The tasks each statement is about.
+#[derive(Default)]
+struct Work<'a> {
+    ready_delete: Vec<&'a Task>,
+    lease_delete: Vec<&'a Task>,
+    task_insert: Vec<&'a Task>,
+    ready_insert: Vec<&'a Task>,
+    lease_insert: Vec<&'a Task>,
+    lease_update: Vec<&'a Task>,
+    life_update: Vec<&'a Task>,
+    spec_update: Vec<&'a Task>,
+    attempts: Vec<(&'a Task, &'a Attempt)>,
+    closed_delete: Vec<&'a Task>,
+    closed_insert: Vec<&'a Task>,
+    dead_letter_delete: Vec<&'a Task>,
+    dead_letter_insert: Vec<(&'a Task, DeadLetterReason)>,
+    task_delete: Vec<&'a Task>,
+}
+
+impl<'a> Work<'a> {
+    fn sort(&mut self, net: &'a Net) {
+        let (before, after) = (net.before.as_deref(), net.after.as_deref());
+        let (from, to) = (place(net.before.as_ref()), place(net.after.as_ref()));
+        // A ready row is small: a change of one is a delete and an insert.
+        if let (Place::Ready, Some(before)) = (from, before) {
+            self.ready_delete.push(before);
+        }
+        if let (Place::Ready, Some(after)) = (to, after) {
+            self.ready_insert.push(after);
+        }
+        match (from, to, before, after) {
+            (Place::Lease, Place::Lease, Some(b), Some(a)) if b.epoch == a.epoch => self.lease_update.push(a),
+            // Ended and leased again within one batch.
+            (Place::Lease, Place::Lease, Some(b), Some(a)) => {
+                self.lease_delete.push(b);
+                self.insert_lease(a);
+            }
+            (Place::Lease, _, Some(b), _) => self.lease_delete.push(b),
+            (_, Place::Lease, _, Some(a)) => self.insert_lease(a),
+            _ => {}
+        }
+        if let Some(task) = after.or(before) {
+            self.attempts.extend(net.attempts.iter().map(|attempt| (task, attempt)));
+        }
+        if is_closed(before) {
+            self.closed_delete.extend(before);
+        }
+        if is_closed(after) {
+            self.closed_insert.extend(after);
+        }
+        if before.is_some_and(|t| t.state == TaskState::Failed) {
+            self.dead_letter_delete.extend(before);
+        }
+        if let (Some(task), Some(reason)) = (after.filter(|t| t.state == TaskState::Failed), net.dead_letter) {
+            self.dead_letter_insert.push((task, reason));
+        }
+        match (before, after) {
+            (None, Some(after)) => {
+                self.task_insert.push(after);
+                // Submitted and changed within one batch.
+                if after.version > 1 {
+                    self.life_update.push(after);
+                }
+            }
+            (Some(before), None) => self.task_delete.push(before),
+            (Some(before), Some(after)) => {
+                if from == Place::Final || to == Place::Final || before.error != after.error {
+                    self.life_update.push(after);
+                }
+                if !Arc::ptr_eq(&before.spec, &after.spec) || (from, to) == (Place::Ready, Place::Ready) {
+                    self.spec_update.push(after);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+impl<'a> Work<'a> {
+    fn insert_lease(&mut self, task: &'a Task) {
+        self.lease_insert.push(task);
+        // Leased and told something within one batch.
+        if task.lease.as_ref().is_some_and(|l| l.cancel_time.is_some() || l.progress.is_some()) {
+            self.lease_update.push(task);
+        }
+    }
+}
+
+fn is_closed(task: Option<&Task>) -> bool {
+    task.is_some_and(|t| matches!(t.state, TaskState::Failed | TaskState::Cancelled))
+}
+
+fn ids(tasks: &[&Task]) -> Rows {
+    Rows::ids(tasks.iter().map(|t| t.id.0))
+}
+
+fn delete_ready(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new("-- tasks::delete_ready\nWITH {x} DELETE FROM ready WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+        .text(project)
+        .rows(ids(tasks))
+}
+
+fn delete_lease(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new("-- tasks::delete_lease\nWITH {x} DELETE FROM lease WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+        .text(project)
+        .rows(ids(tasks))
+}
+
+fn insert_task(project: &str, tasks: &[&Task]) -> Sql {
+    let specs = || tasks.iter().map(|t| &*t.spec);
+    Sql::new(
+        "-- tasks::insert_task
+         WITH {x} INSERT INTO task (project, id, type, queue, priority, run_time, timeout, expire_time, max_attempts,
+            initial_backoff, max_backoff, unique_key, unique_ttl, labels, owner, input, input_type, create_time, state,
+            version, epoch, attempt_count, crash_count, update_time, finish_time)
+         SELECT $1, x.id, x.type, x.queue, x.priority, x.run_time, x.timeout, x.expire_time, x.max_attempts,
+            x.initial_backoff, x.max_backoff, x.unique_key, x.unique_ttl, x.labels, x.owner, x.input, x.input_type,
+            x.create_time, x.state, 1, 0, 0, 0, x.create_time, x.finish_time FROM x",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .text("type", specs().map(|s| s.task_type.as_str()))
+            .text("queue", specs().map(|s| s.queue.as_str()))
+            .int("priority", specs().map(|s| s.priority.into()))
+            .int("run_time", tasks.iter().map(|t| t.run_time))
+            .int("timeout", specs().map(|s| s.timeout))
+            .opt_int("expire_time", specs().map(|s| s.expire_time))
+            .int("max_attempts", specs().map(|s| s.retry.max_attempts.into()))
+            .int("initial_backoff", specs().map(|s| s.retry.initial_backoff))
+            .int("max_backoff", specs().map(|s| s.retry.max_backoff))
+            .opt_text("unique_key", specs().map(|s| s.unique_key.as_deref()))
+            .opt_int("unique_ttl", specs().map(|s| s.unique_ttl))
+            .opt_string("labels", tasks.iter().map(|t| labels(t)))
+            .text("owner", specs().map(|s| s.owner.as_str()))
+            .blob("input", tasks.iter().map(|t| t.input.as_ref().map(|p| p.data.clone())))
+            .opt_text("input_type", tasks.iter().map(|t| media_type(t.input.as_ref())))
+            .int("create_time", specs().map(|s| s.create_time))
+            .int("state", tasks.iter().map(|t| state_of_wide_row(t)))
+            .opt_int("finish_time", tasks.iter().map(|t| t.finish_time)),
+    )
+}
+
+fn insert_ready(project: &str, tasks: &[&Task], now: i64) -> Sql {
+    Sql::new(
+        "-- tasks::insert_ready
+         WITH {x} INSERT INTO ready (project, id, queue, type, rank, run_time, due, state, version, epoch, attempt_count,
+            crash_count, update_time, expire_time)
+         SELECT $1, x.id, x.queue, x.type, x.rank, x.run_time, x.due, x.state, x.version, x.epoch, x.attempt_count,
+            x.crash_count, x.update_time, x.expire_time FROM x",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .text("queue", tasks.iter().map(|t| t.spec.queue.as_str()))
+            .text("type", tasks.iter().map(|t| t.spec.task_type.as_str()))
+            .int("rank", tasks.iter().map(|t| (!t.spec.priority).into()))
+            .int("run_time", tasks.iter().map(|t| t.run_time))
+            .flag("due", tasks.iter().map(|t| t.run_time <= now))
+            .int("state", tasks.iter().map(|t| (t.state as u8).into()))
+            .int("version", tasks.iter().map(|t| t.version))
+            .int("epoch", tasks.iter().map(|t| t.epoch))
+            .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
+            .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
+            .int("update_time", tasks.iter().map(|t| t.update_time))
+            .opt_int("expire_time", tasks.iter().map(|t| t.spec.expire_time)),
+    )
+}
+
+fn insert_lease(project: &str, tasks: &[&Task]) -> Sql {
+    let leases = || tasks.iter().filter_map(|t| t.lease.as_ref());
+    Sql::new(
+        "-- tasks::insert_lease
+         WITH {x} INSERT INTO lease (project, id, queue, worker, incarnation, epoch, version, attempt_count, crash_count,
+            waiting_state, start_time, expire_time, deadline_time, lease_duration, update_time)
+         SELECT $1, x.id, x.queue, x.worker, x.incarnation, x.epoch, x.version, x.attempt_count, x.crash_count,
+            x.waiting_state, x.start_time, x.expire_time, x.deadline_time, x.lease_duration, x.update_time FROM x",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .text("queue", tasks.iter().map(|t| t.spec.queue.as_str()))
+            .text("worker", leases().map(|l| l.worker.as_str()))
+            .text("incarnation", leases().map(|l| l.incarnation.as_str()))
+            .int("epoch", tasks.iter().map(|t| t.epoch))
+            .int("version", tasks.iter().map(|t| t.version))
+            .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
+            .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
+            .int("waiting_state", leases().map(|l| (l.waiting_state as u8).into()))
+            .int("start_time", leases().map(|l| l.start_time))
+            .int("expire_time", leases().map(|l| l.expire_time))
+            .int("deadline_time", leases().map(|l| l.deadline_time))
+            .int("lease_duration", leases().map(|l| l.duration))
+            .int("update_time", tasks.iter().map(|t| t.update_time)),
+    )
+}
+
+fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
+    let leases = || tasks.iter().filter_map(|t| t.lease.as_ref());
+    let progress = || leases().map(|l| l.progress.as_ref());
+    Sql::new(
+        "-- tasks::update_lease
+         WITH {x} UPDATE lease SET version = x.version, expire_time = x.expire_time, cancel_time = x.cancel_time,
+            cancel_reason = x.cancel_reason, progress_percent = x.progress_percent,
+            progress_message = x.progress_message, progress_time = x.progress_time, update_time = x.update_time
+         FROM x WHERE lease.project = $1 AND lease.id = x.id",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .int("version", tasks.iter().map(|t| t.version))
+            .int("expire_time", leases().map(|l| l.expire_time))
+            .opt_int("cancel_time", leases().map(|l| l.cancel_time))
+            .opt_text("cancel_reason", leases().map(|l| l.cancel_reason.as_deref()))
+            .opt_real("progress_percent", progress().map(|p| p.map(|p| p.percent)))
+            .opt_text("progress_message", progress().map(|p| p.map(|p| p.message.as_str())))
+            .opt_int("progress_time", leases().map(|l| l.progress_time))
+            .int("update_time", tasks.iter().map(|t| t.update_time)),
+    )
+}
+
+/// Where the task is in its life; touches no indexed column, so it stays HOT on PostgreSQL.
+fn update_task_life(project: &str, tasks: &[&Task]) -> Sql {
+    let errors = || tasks.iter().map(|t| t.error.as_ref());
+    Sql::new(
+        "-- tasks::update_task_life
+         WITH {x} UPDATE task SET state = x.state, run_time = x.run_time, version = x.version, epoch = x.epoch,
+            attempt_count = x.attempt_count, crash_count = x.crash_count, update_time = x.update_time,
+            finish_time = x.finish_time, error_type = x.error_type, error_message = x.error_message,
+            error_details = x.error_details, result = x.result, result_type = x.result_type,
+            cancel_reason = x.cancel_reason
+         FROM x WHERE task.project = $1 AND task.id = x.id",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .int("state", tasks.iter().map(|t| state_of_wide_row(t)))
+            .int("run_time", tasks.iter().map(|t| t.run_time))
+            .int("version", tasks.iter().map(|t| t.version))
+            .int("epoch", tasks.iter().map(|t| t.epoch))
+            .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
+            .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
+            .int("update_time", tasks.iter().map(|t| t.update_time))
+            .opt_int("finish_time", tasks.iter().map(|t| t.finish_time))
+            .opt_text("error_type", errors().map(|e| e.map(|e| e.error_type.as_str())))
+            .opt_text("error_message", errors().map(|e| e.map(|e| e.message.as_str())))
+            .opt_text("error_details", errors().map(|e| e.map(|e| e.details.as_str())))
+            .blob("result", tasks.iter().map(|t| t.result.as_ref().map(|p| p.data.clone())))
+            .opt_text("result_type", tasks.iter().map(|t| media_type(t.result.as_ref())))
+            .opt_text("cancel_reason", tasks.iter().map(|t| t.cancel_reason.as_deref())),
+    )
+}
+
+fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
+    let specs = || tasks.iter().map(|t| &*t.spec);
+    Sql::new(
+        "-- tasks::update_task_spec
+         WITH {x} UPDATE task SET priority = x.priority, run_time = x.run_time, timeout = x.timeout,
+            expire_time = x.expire_time, max_attempts = x.max_attempts, initial_backoff = x.initial_backoff,
+            max_backoff = x.max_backoff, labels = x.labels
+         FROM x WHERE task.project = $1 AND task.id = x.id",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .int("priority", specs().map(|s| s.priority.into()))
+            .int("run_time", tasks.iter().map(|t| t.run_time))
+            .int("timeout", specs().map(|s| s.timeout))
+            .opt_int("expire_time", specs().map(|s| s.expire_time))
+            .int("max_attempts", specs().map(|s| s.retry.max_attempts.into()))
+            .int("initial_backoff", specs().map(|s| s.retry.initial_backoff))
+            .int("max_backoff", specs().map(|s| s.retry.max_backoff))
+            .opt_string("labels", tasks.iter().map(|t| labels(t))),
+    )
+}
+
+fn insert_attempt(project: &str, attempts: &[(&Task, &Attempt)]) -> Sql {
+    let each = || attempts.iter().map(|(_, a)| a);
+    Sql::new(
+        "-- tasks::insert_attempt
+         WITH {x} INSERT INTO attempt (project, task_id, epoch, worker, outcome, start_time, end_time, error_type,
+            error_message, error_details, progress_percent, progress_message, retry_time)
+         SELECT $1, x.id, x.epoch, x.worker, x.outcome, x.start_time, x.end_time, x.error_type, x.error_message,
+            x.error_details, x.progress_percent, x.progress_message, x.retry_time FROM x",
+    )
+    .text(project)
+    .rows(
+        Rows::new(attempts.len())
+            .id("id", attempts.iter().map(|(t, _)| t.id.0))
+            .int("epoch", each().map(|a| a.epoch))
+            .text("worker", each().map(|a| a.worker.as_str()))
+            .int("outcome", each().map(|a| (a.outcome as u8).into()))
+            .int("start_time", each().map(|a| a.start_time))
+            .opt_int("end_time", each().map(|a| a.end_time))
+            .opt_text("error_type", each().map(|a| a.error.as_ref().map(|e| e.error_type.as_str())))
+            .opt_text("error_message", each().map(|a| a.error.as_ref().map(|e| e.message.as_str())))
+            .opt_text("error_details", each().map(|a| a.error.as_ref().map(|e| e.details.as_str())))
+            .opt_real("progress_percent", each().map(|a| a.progress.as_ref().map(|p| p.percent)))
+            .opt_text("progress_message", each().map(|a| a.progress.as_ref().map(|p| p.message.as_str())))
+            .opt_int("retry_time", each().map(|a| a.retry_time)),
+    )
+}
+
+fn closed_rows(tasks: &[&Task]) -> Rows {
+    Rows::new(tasks.len())
+        .id("id", tasks.iter().map(|t| t.id.0))
+        .int("state", tasks.iter().map(|t| (t.state as u8).into()))
+        .int("create_time", tasks.iter().map(|t| t.spec.create_time))
+}
+
+fn insert_closed(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::insert_closed
+         WITH {x} INSERT INTO closed (project, state, create_time, id) SELECT $1, x.state, x.create_time, x.id FROM x",
+    )
+    .text(project)
+    .rows(closed_rows(tasks))
+}
+
+fn delete_closed(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::delete_closed
+         WITH {x} DELETE FROM closed WHERE project = $1
+            AND (state, create_time, id) IN (SELECT x.state, x.create_time, x.id FROM x)",
+    )
+    .text(project)
+    .rows(closed_rows(tasks))
+}
+
+fn insert_dead_letter(project: &str, letters: &[(&Task, DeadLetterReason)], now: i64) -> Sql {
+    let errors = || letters.iter().map(|(t, _)| t.error.as_ref());
+    Sql::new(
+        "-- tasks::insert_dead_letter
+         WITH {x} INSERT INTO dead_letter (project, task_id, queue, type, reason, error_type, error_message, create_time)
+         SELECT $1, x.id, x.queue, x.type, x.reason, x.error_type, x.error_message, $2 FROM x",
+    )
+    .text(project)
+    .int(now)
+    .rows(
+        Rows::new(letters.len())
+            .id("id", letters.iter().map(|(t, _)| t.id.0))
+            .text("queue", letters.iter().map(|(t, _)| t.spec.queue.as_str()))
+            .text("type", letters.iter().map(|(t, _)| t.spec.task_type.as_str()))
+            .int("reason", letters.iter().map(|(_, reason)| (*reason as u8).into()))
+            .text("error_type", errors().map(|e| e.map_or("", |e| e.error_type.as_str())))
+            .text("error_message", errors().map(|e| e.map_or("", |e| e.message.as_str()))),
+    )
+}
+
+fn delete_dead_letter(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::delete_dead_letter
+         WITH {x} DELETE FROM dead_letter WHERE project = $1 AND task_id IN (SELECT x.id FROM x)",
+    )
+    .text(project)
+    .rows(ids(tasks))
+}
+
+fn delete_attempts(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::delete_attempts
+         WITH {x} DELETE FROM attempt WHERE project = $1 AND task_id IN (SELECT x.id FROM x)",
+    )
+    .text(project)
+    .rows(ids(tasks))
+}
+
+fn delete_task(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new("-- tasks::delete_task\nWITH {x} DELETE FROM task WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+        .text(project)
+        .rows(ids(tasks))
+}
+
+/// While a task is open its state is that of its live row; the wide row says PENDING.
+fn state_of_wide_row(task: &Task) -> i64 {
+    let state = if task.state.is_final() { task.state } else { TaskState::Pending };
+    i64::from(state as u8)
+}
+
+fn labels(task: &Task) -> Option<String> {
+    let labels = &task.spec.labels;
+    // A map of strings always serialises.
+    (!labels.is_empty()).then(|| serde_json::to_string(labels).unwrap_or_default())
+}
+
+fn media_type(payload: Option<&Payload>) -> Option<&str> {
+    payload.and_then(|p| p.media_type.as_deref())
+}

@@ -1,0 +1,48 @@
+//! Plain generated clients of one server, without the retries and conveniences of `tasktower::client`: a test sees
+//! what the wire says.
+
+use tasktower::pb::{
+    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::server::Server;
+
+/// One connection, shared by all clients taken from it.
+#[derive(Clone)]
+pub struct Clients {
+    channel: Channel,
+}
+
+impl Clients {
+    pub async fn connect(server: &Server) -> Clients {
+        Clients::connect_to(&server.endpoint()).await
+    }
+
+    pub async fn connect_to(endpoint: &str) -> Clients {
+        let endpoint = Endpoint::from_shared(endpoint.to_owned()).expect("a URL");
+        let channel = endpoint.connect().await.unwrap_or_else(|error| panic!("cannot connect: {error}"));
+        Clients { channel }
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn tasks(&self) -> TaskServiceClient<Channel> {
+        TaskServiceClient::new(self.channel())
+    }
+
+    pub fn queues(&self) -> QueueServiceClient<Channel> {
+        QueueServiceClient::new(self.channel())
+    }
+
+    pub fn workers(&self) -> WorkerServiceClient<Channel> {
+        WorkerServiceClient::new(self.channel())
+    }
+
+    pub fn projects(&self) -> ProjectServiceClient<Channel> {
+        ProjectServiceClient::new(self.channel())
+    }
+}
