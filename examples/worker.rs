@@ -54,8 +54,20 @@ async fn main() -> anyhow::Result<()> {
         .register(GREET, greet)
         .build()?;
     let handle = worker.handle();
-    let running = tokio::spawn(worker.run());
 
+    let producer = async {
+        let produced = produce(&client).await;
+        handle.drain();
+        produced
+    };
+    let (tally, produced) = tokio::join!(worker.run(), producer);
+    produced?;
+    let tally = tally?;
+    println!("{} succeeded, {} failed, {} given back", tally.succeeded, tally.failed, tally.released);
+    Ok(())
+}
+
+async fn produce(client: &Client) -> anyhow::Result<()> {
     // All or none, and safe to repeat: the batch carries a request id.
     let tasks = (1..=10).map(|n| {
         NewTask::new(GREET).queue(QUEUE).input(Greeting { name: format!("guest {n}") }).label("example", "worker")
@@ -65,9 +77,5 @@ async fn main() -> anyhow::Result<()> {
         let result = payload::to_json(task.result.as_ref())?;
         println!("{:>10} {} {}", task.state().as_str_name().trim_start_matches("STATE_"), task.name, result["text"]);
     }
-
-    handle.drain();
-    let tally = running.await??;
-    println!("{} succeeded, {} failed, {} given back", tally.succeeded, tally.failed, tally.released);
     Ok(())
 }

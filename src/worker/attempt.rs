@@ -5,16 +5,14 @@
 //! does not listen. A handler that blocks its thread cannot be dropped; it keeps its slot until it returns.
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::{
-    Failure, Job, StopReason,
+    Failure, Job, Output, StopReason,
     handler::BoxedHandler,
     job::Line,
     outbox::{Item, completion, failure, release},
@@ -90,29 +88,10 @@ impl LeaseClock {
     }
 }
 
-/// How an attempt ended; no outcome means that it was dropped.
-pub(super) struct Ended {
-    pub(super) token: LeaseToken,
-    pub(super) outcome: Option<Result<Option<Payload>, Failure>>,
-}
+/// What a handler answered, ready to travel.
+pub(super) type Outcome = Result<Option<Payload>, Failure>;
 
-/// Tells the engine that the handler is gone, however it went. The channel needs no bound: one message for each attempt,
-/// and there are at most as many attempts as slots.
-struct EndNote {
-    ended: Option<Ended>,
-    to: mpsc::UnboundedSender<Ended>,
-}
-
-impl Drop for EndNote {
-    fn drop(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            // Nobody listens once the worker is gone.
-            let _ = self.to.send(ended);
-        }
-    }
-}
-
-/// A handler at work. Dropping it drops the handler.
+/// A handler at work.
 pub(super) struct Attempt {
     token: LeaseToken,
     pub(super) clock: LeaseClock,
@@ -134,30 +113,25 @@ enum Stage {
 }
 
 impl Attempt {
-    /// Starts the handler. `leased` carries its task and token.
+    /// Starts the handler among `tasks`. `leased` carries its task.
     pub(super) fn start(
         handler: BoxedHandler,
         leased: LeasedTask,
         token: LeaseToken,
         clock: LeaseClock,
-        to: mpsc::UnboundedSender<Ended>,
+        tasks: &mut JoinSet<Outcome>,
     ) -> Self {
         let line = Arc::new(Line::default());
         let timeout = leased.attempt_timeout.and_then(|timeout| timeout.try_into().ok());
         let job = Job::new(leased.task.unwrap_or_default(), token.epoch, timeout, line.clone());
-        let mut note = EndNote { ended: Some(Ended { token: token.clone(), outcome: None }), to };
-        let task = tokio::spawn(async move {
-            // The handler is called inside, so that a panic in its synchronous part is caught too.
-            let handled = AssertUnwindSafe(async move { handler(job).await }).catch_unwind().await;
-            let outcome = match handled {
-                Ok(answer) => answer.and_then(super::Output::into_payload),
-                Err(panic) => Err(Failure::panicked(&*panic)),
-            };
-            if let Some(ended) = &mut note.ended {
-                ended.outcome = Some(outcome);
-            }
-        });
-        Self { token, clock, line, task: task.abort_handle(), stage: Stage::Working }
+        // The handler is called inside, so that a panic in its synchronous part is caught by the runtime too.
+        let task = tasks.spawn(async move { handler(job).await.and_then(Output::into_payload) });
+        Self { token, clock, line, task, stage: Stage::Working }
+    }
+
+    /// What the runtime knows the handler by.
+    pub(super) fn id(&self) -> Id {
+        self.task.id()
     }
 
     /// Whether the handler still counts; not after it was dropped.
@@ -214,9 +188,9 @@ impl Attempt {
         }
     }
 
-    /// What to report now that the handler is gone.
-    pub(super) fn into_report(self, outcome: Option<Result<Option<Payload>, Failure>>) -> Option<Item> {
-        let token = self.token.clone();
+    /// What to report now that the handler is gone; without an outcome it was dropped.
+    pub(super) fn into_report(self, outcome: Option<Outcome>) -> Option<Item> {
+        let token = self.token;
         let reason = match &self.stage {
             Stage::Aborted => return None,
             Stage::Working => None,
@@ -255,12 +229,6 @@ impl Attempt {
     /// The next heartbeat tells the progress again: the session it was told in is gone.
     pub(super) fn renew_progress(&self) {
         self.line.renew_news();
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
+    pin::pin,
     time::Duration,
 };
 
@@ -78,6 +79,17 @@ impl Worker {
     pub async fn run(self) -> Result<Tally, Error> {
         let link = Link::new(&self.client, self.hello);
         Engine::new(self.config, link).run().await
+    }
+
+    /// Works until `stop` is done or somebody else drains the worker, then drains.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Tally, Error> {
+        let handle = self.handle();
+        let mut running = pin!(self.run());
+        tokio::select! {
+            tally = &mut running => return tally,
+            () = stop => handle.drain(),
+        }
+        running.await
     }
 }
 

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     StopReason,
-    attempt::{Attempt, Ended, LeaseClock, Time},
+    attempt::{Attempt, LeaseClock, Time},
+    attempts::{Attempts, Ended},
     handler::BoxedHandler,
     link::{Link, LinkEvent},
     outbox::{Outbox, release},
@@ -98,9 +99,7 @@ pub(super) struct Engine {
     outgoing: Option<mpsc::Sender<crate::pb::SessionRequest>>,
     /// The connection has no room, and there is something to say.
     is_blocked: bool,
-    attempts: HashMap<LeaseToken, Attempt>,
-    ended_sender: mpsc::UnboundedSender<Ended>,
-    ended: mpsc::UnboundedReceiver<Ended>,
+    attempts: Attempts,
     outbox: Outbox,
     /// Grants to confirm.
     accepted: VecDeque<LeaseToken>,
@@ -133,7 +132,7 @@ struct Drain {
 
 enum Wake {
     Link(LinkEvent),
-    Ended,
+    Ended(Ended),
     Room,
     Tick,
     Drain,
@@ -141,16 +140,13 @@ enum Wake {
 
 impl Engine {
     pub(super) fn new(config: Config, link: Link) -> Self {
-        let (ended_sender, ended) = mpsc::unbounded_channel();
         let now = Instant::now();
         Self {
             config,
             link,
             outgoing: None,
             is_blocked: false,
-            attempts: HashMap::new(),
-            ended_sender,
-            ended,
+            attempts: Attempts::default(),
             outbox: Outbox::default(),
             accepted: VecDeque::new(),
             credits_out: 0,
@@ -172,7 +168,6 @@ impl Engine {
         let drain = self.config.drain.clone();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ended = Vec::with_capacity(ENDED_BATCH);
         loop {
             self.speak();
             if self.is_done(Instant::now()) {
@@ -183,7 +178,7 @@ impl Engine {
             let wake = tokio::select! {
                 biased;
                 event = self.link.next() => Wake::Link(event),
-                _ = self.ended.recv_many(&mut ended, ENDED_BATCH) => Wake::Ended,
+                ended = self.attempts.next_ended() => Wake::Ended(ended),
                 () = room(&self.outgoing), if self.is_blocked => Wake::Room,
                 () = drain.cancelled(), if self.drain.is_none() => Wake::Drain,
                 _ = tick.tick() => Wake::Tick,
@@ -195,13 +190,11 @@ impl Engine {
                     self.welcome(heartbeat_interval, outgoing);
                 }
                 Wake::Link(LinkEvent::Message { message, before }) => self.hear(message, before),
-                Wake::Ended => {
-                    for Ended { token, outcome } in ended.drain(..) {
-                        if let Some(item) =
-                            self.attempts.remove(&token).and_then(|attempt| attempt.into_report(outcome))
-                        {
-                            self.outbox.push(item);
-                        }
+                Wake::Ended(ended) => {
+                    self.ended(ended);
+                    for _ in 1..ENDED_BATCH {
+                        let Some(ended) = self.attempts.try_ended() else { break };
+                        self.ended(ended);
                     }
                 }
                 Wake::Room => {}
@@ -213,6 +206,12 @@ impl Engine {
         Ok(self.tally)
     }
 
+    fn ended(&mut self, Ended { attempt, outcome }: Ended) {
+        if let Some(item) = attempt.into_report(outcome) {
+            self.outbox.push(item);
+        }
+    }
+
     // --- what the server says ---------------------------------------------------------------------------------------
 
     fn welcome(&mut self, heartbeat_interval: Option<Duration>, outgoing: mpsc::Sender<crate::pb::SessionRequest>) {
@@ -221,7 +220,7 @@ impl Engine {
         self.pulse.interval = heartbeat_interval.filter(|i| !i.is_zero()).unwrap_or(DEFAULT_HEARTBEAT_INTERVAL);
         // At once: the leases of what runs may not have been extended for a while.
         self.pulse.last_full = None;
-        for attempt in self.attempts.values() {
+        for attempt in self.attempts.iter() {
             attempt.renew_progress();
         }
         if let Some(drain) = &mut self.drain {
@@ -271,7 +270,7 @@ impl Engine {
             tracing::error!("grant without task or token");
             return;
         };
-        if self.attempts.contains_key(&token) {
+        if self.attempts.contains(&token) {
             self.accepted.push_back(token);
             return;
         }
@@ -297,8 +296,7 @@ impl Engine {
             self.outbox.push(release(token, Some(MISDIRECTED_DELAY)));
             return;
         };
-        let attempt = Attempt::start(handler.clone(), leased, token.clone(), clock, self.ended_sender.clone());
-        self.attempts.insert(token, attempt);
+        self.attempts.start(handler.clone(), leased, token, clock);
     }
 
     fn heartbeat_answered(&mut self, answer: HeartbeatResponse, now: Instant) {
@@ -332,7 +330,7 @@ impl Engine {
     // --- time -------------------------------------------------------------------------------------------------------
 
     fn tick(&mut self, now: Instant) {
-        for attempt in self.attempts.values_mut() {
+        for attempt in self.attempts.iter_mut() {
             if let Some(item) = attempt.tick(now, self.config.stop_grace) {
                 self.outbox.push(item);
             }
@@ -355,15 +353,15 @@ impl Engine {
             }
             return;
         }
-        let shortest_lease = self.attempts.values().map(|attempt| attempt.clock.lease()).min();
+        let shortest_lease = self.attempts.iter().map(|attempt| attempt.clock.lease()).min();
         let interval =
             shortest_lease.map_or(self.pulse.interval, |lease| self.pulse.interval.min(lease / HEARTBEATS_PER_LEASE));
         let leases: Vec<LeaseHeartbeat>;
         if self.pulse.last_full.is_none_or(|last| now.duration_since(last) >= interval) {
             self.pulse.last_full = Some(now);
-            leases = self.attempts.values().filter_map(Attempt::heartbeat).collect();
+            leases = self.attempts.iter().filter_map(Attempt::heartbeat).collect();
         } else if now.duration_since(self.pulse.last_progress) >= PROGRESS_INTERVAL {
-            leases = self.attempts.values().filter_map(Attempt::progress_heartbeat).collect();
+            leases = self.attempts.iter().filter_map(Attempt::progress_heartbeat).collect();
             if leases.is_empty() {
                 return;
             }
@@ -399,7 +397,7 @@ impl Engine {
         {
             drain.is_over = true;
             tracing::warn!(running = self.attempts.len(), "drain grace is over, tasks are given back");
-            for attempt in self.attempts.values_mut() {
+            for attempt in self.attempts.iter_mut() {
                 attempt.stop(StopReason::Draining, now, DRAIN_STOP_GRACE);
             }
         }
@@ -408,7 +406,7 @@ impl Engine {
     /// Drained, and everything told; or there was no way to tell it.
     fn is_done(&self, now: Instant) -> bool {
         let Some(drain) = &self.drain else { return false };
-        let is_idle = !self.attempts.values().any(Attempt::is_live) && self.outbox.is_empty();
+        let is_idle = !self.attempts.iter().any(Attempt::is_live) && self.outbox.is_empty();
         let is_too_late = now >= drain.until + self.config.stop_grace.max(DRAIN_STOP_GRACE) + REPORT_GRACE;
         if is_too_late && !is_idle {
             tracing::warn!(unreported = self.outbox.len(), "results could not be reported; their leases will run out");

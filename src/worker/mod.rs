@@ -6,8 +6,8 @@
 //! - `engine.rs` owns all state of a running worker: which attempts run, which credits are out, which results are not
 //!   yet acknowledged. It is one task, so there are no locks; it wakes for server messages, ended handlers and a tick.
 //! - `link.rs` owns the connection: it opens a session, opens another when it breaks, and knows nothing of leases.
-//! - `attempt.rs` is one handler at work and the clock of its lease; `outbox.rs` holds results until they are
-//!   acknowledged.
+//! - `attempt.rs` is one handler at work and the clock of its lease, `attempts.rs` all of them; `outbox.rs` holds results
+//!   until they are acknowledged.
 //!
 //! What happens on failure: a session that breaks ends nothing. Handlers run on, results wait, and both go on in the next
 //! session, on whichever replica answers. A handler whose lease could not be extended is stopped before the lease ends,
@@ -33,19 +33,19 @@
 //!
 //! # async fn example() -> Result<(), tasktower::client::Error> {
 //! let client = Client::connect("http://127.0.0.1:50051").await?;
-//! let worker = Worker::builder(client).name("mailer").queues(["email"]).slots(50).register("email.send", send_mail).build()?;
-//! let handle = worker.handle();
-//! tokio::spawn(async move {
+//! let worker =
+//!     Worker::builder(client).name("mailer").queues(["email"]).slots(50).register("email.send", send_mail).build()?;
+//! let stop = async {
 //!     let _ = tokio::signal::ctrl_c().await;
-//!     handle.drain();
-//! });
-//! let tally = worker.run().await?;
+//! };
+//! let tally = worker.run_until(stop).await?;
 //! println!("{} tasks succeeded", tally.succeeded);
 //! # Ok(())
 //! # }
 //! ```
 
 mod attempt;
+mod attempts;
 mod builder;
 mod engine;
 mod handler;

@@ -1,4 +1,5 @@
 //! The engine against a server that each test plays by hand.
+#![allow(clippy::disallowed_methods, reason = "tests start the worker beside them and keep what it says")]
 
 use std::{
     sync::{
