@@ -15,9 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
-    let mut files: Vec<PathBuf> = fs::read_dir(PACKAGE_DIR)?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(PACKAGE_DIR)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.retain(|path| path.extension().is_some_and(|e| e == "proto"));
     files.sort();
 
@@ -41,9 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Deny by default: an RPC without a complete `(tasktower.v1.access)` does not build.
 fn require_access_rules(descriptors: &[u8]) -> Result<(), Box<dyn Error>> {
     let pool = DescriptorPool::decode(descriptors)?;
-    let access = pool
-        .get_extension_by_name("tasktower.v1.access")
-        .ok_or("the extension tasktower.v1.access is missing")?;
+    let access =
+        pool.get_extension_by_name("tasktower.v1.access").ok_or("the extension tasktower.v1.access is missing")?;
     for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
         let options = method.options();
         let stated = options.get_extension(&access);
