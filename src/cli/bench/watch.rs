@@ -67,8 +67,10 @@ pub struct WatchArgs {
     pub(super) tell: Tell,
 }
 
-/// Versions of one task and when each was asked for or arrived.
-type Notes = Vec<(i64, Instant)>;
+/// Versions of one task and when each arrived.
+type Arrivals = Vec<(i64, Instant)>;
+/// Versions of one task and when each was asked for; leases may have waited for a task, so their time says nothing.
+type Changes = Vec<(i64, Option<Instant>)>;
 type Shared<T> = Arc<Mutex<T>>;
 
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -86,9 +88,9 @@ pub async fn run(context: &Context, args: &WatchArgs) -> anyhow::Result<Watch> {
     let open = Arc::new(AtomicU64::new(0));
     let done = CancellationToken::new();
     let mut watchers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let mut arrived: Vec<Shared<Notes>> = Vec::with_capacity(streams);
+    let mut arrived: Vec<Shared<Arrivals>> = Vec::with_capacity(streams);
     for (number, name) in names.iter().enumerate() {
-        let notes: Shared<Notes> = Arc::default();
+        let notes: Shared<Arrivals> = Arc::default();
         arrived.push(notes.clone());
         let watcher = Watcher {
             api: apis[number % apis.len()].clone(),
@@ -159,7 +161,7 @@ struct Watcher {
     api: Api,
     request: WatchTasksRequest,
     open: Arc<AtomicU64>,
-    arrived: Shared<Notes>,
+    arrived: Shared<Arrivals>,
 }
 
 impl Watcher {
@@ -204,11 +206,11 @@ struct Drive {
     made: AtomicU64,
     /// Tasks completed so far.
     completed: AtomicU64,
-    notes: Mutex<HashMap<String, Notes>>,
+    notes: Mutex<HashMap<String, Changes>>,
 }
 
 /// Leases and gives back until enough changes are made, then leases and completes every task.
-async fn drive(api: &Api, load: &Load, tasks: u64, events: u64) -> anyhow::Result<HashMap<String, Notes>> {
+async fn drive(api: &Api, load: &Load, tasks: u64, events: u64) -> anyhow::Result<HashMap<String, Changes>> {
     let drive = Arc::new(Drive {
         api: api.clone(),
         load: load.clone(),
@@ -250,14 +252,9 @@ impl Drive {
             wait: Some(to_duration(LEASE_WAIT)),
             ..Default::default()
         };
-        let asked = Instant::now();
         let call = self.api.call_waiting(request, LEASE_WAIT);
         let leased = self.api.workers().lease_tasks(call).await?.into_inner().tasks;
-        // A call that waited says little about delivery, but its versions count all the same.
-        self.note(
-            leased.iter().filter_map(|leased| leased.task.as_ref()).map(|task| (&task.name, task.version)),
-            asked,
-        );
+        self.note(leased.iter().filter_map(|leased| leased.task.as_ref()).map(|task| (&task.name, task.version)), None);
         Ok(leased)
     }
 
@@ -270,7 +267,7 @@ impl Drive {
             if let Some(refused) = result.status.as_ref().filter(|status| status.code != 0) {
                 bail!("a report on {} was refused: {}", task.name, refused.message);
             }
-            self.note(std::iter::once((&task.name, task.version + 1)), asked);
+            self.note(std::iter::once((&task.name, task.version + 1)), Some(asked));
         }
         if complete {
             self.completed.fetch_add(results.len() as u64, Ordering::Relaxed);
@@ -291,7 +288,7 @@ impl Drive {
         Ok(self.api.workers().release_tasks(request).await?.into_inner().results)
     }
 
-    fn note<'a>(&self, changes: impl Iterator<Item = (&'a String, i64)>, asked: Instant) {
+    fn note<'a>(&self, changes: impl Iterator<Item = (&'a String, i64)>, asked: Option<Instant>) {
         let mut notes = lock(&self.notes);
         for (name, version) in changes {
             notes.entry(name.clone()).or_default().push((version, asked));
@@ -308,7 +305,11 @@ struct Compared {
 }
 
 /// Lays what was done beside what arrived.
-fn compare(names: &[String], driven: &HashMap<String, Notes>, arrived: &[Shared<Notes>]) -> anyhow::Result<Compared> {
+fn compare(
+    names: &[String],
+    driven: &HashMap<String, Changes>,
+    arrived: &[Shared<Arrivals>],
+) -> anyhow::Result<Compared> {
     let mut compared = Compared { delivered: 0, missed: 0, duplicated: 0, times: Times::new()? };
     for (name, arrived) in names.iter().zip(arrived) {
         let mut first: HashMap<i64, Instant> = HashMap::new();
@@ -323,7 +324,9 @@ fn compare(names: &[String], driven: &HashMap<String, Notes>, arrived: &[Shared<
             match first.get(version) {
                 Some(at) => {
                     compared.delivered += 1;
-                    compared.times.record(at.saturating_duration_since(*asked));
+                    if let Some(asked) = asked {
+                        compared.times.record(at.saturating_duration_since(*asked));
+                    }
                 }
                 None => compared.missed += 1,
             }
@@ -350,8 +353,8 @@ mod tests {
     fn missed_and_repeated_versions_are_told_apart() {
         let now = Instant::now();
         let names = ["a".to_owned(), "b".to_owned()];
-        let driven =
-            HashMap::from([("a".to_owned(), vec![(2, now), (3, now)]), ("b".to_owned(), vec![(2, now), (3, now)])]);
+        let changes = vec![(2, None), (3, Some(now))];
+        let driven = HashMap::from([("a".to_owned(), changes.clone()), ("b".to_owned(), changes)]);
         let late = now + Duration::from_millis(10);
         let arrived = [vec![(2, late), (3, late), (3, late)], vec![(3, late)]].map(|notes| Arc::new(Mutex::new(notes)));
         let compared = compare(&names, &driven, &arrived).unwrap();
