@@ -69,6 +69,17 @@ pub fn describe(error: &anyhow::Error, painter: Painter) -> String {
     }
 }
 
+/// Adds the address to an error that says the server cannot be reached. Only errors from our own side have a source;
+/// what the server itself refused needs no address.
+pub fn name_server(error: anyhow::Error, address: &str) -> anyhow::Error {
+    match find::<Status>(&error) {
+        Some(status) if true_code(status) == Code::Unavailable && std::error::Error::source(status).is_some() => {
+            error.context(address.to_owned())
+        }
+        _ => error,
+    }
+}
+
 fn describe_status(error: &anyhow::Error, status: &Status, painter: Painter) -> String {
     let details = status.get_error_details();
     let code = true_code(status);
@@ -101,14 +112,16 @@ fn describe_status(error: &anyhow::Error, status: &Status, painter: Painter) -> 
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         lines.push(format!("  repeat after: {}", super::time::brief(delay)));
     }
-    if let Some(hint) = hint(code, &reason) {
+    let of_call = is_timeout(status) || reason == "DEADLINE_EXCEEDED";
+    if let Some(hint) = hint(code, &reason, of_call) {
         lines.push(format!("  {} {hint}", painter.dim("hint:")));
     }
     lines.join("\n")
 }
 
-/// What to do about it. Reasons say more than codes, so they come first.
-fn hint(code: Code, reason: &str) -> Option<&'static str> {
+/// What to do about it. Reasons say more than codes, so they come first. `of_call` tells a deadline that ran out on a
+/// call from a wait that was over.
+fn hint(code: Code, reason: &str, of_call: bool) -> Option<&'static str> {
     let by_reason = match reason {
         "FILTER_INVALID" => Some("write for example: state = FAILED AND queue = \"email\""),
         "IDEMPOTENCY_KEY_REUSED" => Some("give another --request-id, or leave it out"),
@@ -125,7 +138,9 @@ fn hint(code: Code, reason: &str) -> Option<&'static str> {
     };
     by_reason.or(match code {
         Code::Unavailable => Some("is the server running? Start one with `tasktower dev`, or set --endpoint"),
-        Code::DeadlineExceeded => Some("give it more time with --rpc-timeout; a change may still have happened"),
+        Code::DeadlineExceeded if of_call => {
+            Some("give it more time with --rpc-timeout; a change may still have happened")
+        }
         Code::Unauthenticated => Some("set TASKTOWER_API_KEY or TASKTOWER_TOKEN"),
         Code::PermissionDenied => Some("ask an administrator of the project for the permission"),
         Code::Unimplemented => Some("the server does not know this call; is it older than this command line?"),
@@ -133,9 +148,16 @@ fn hint(code: Code, reason: &str) -> Option<&'static str> {
     })
 }
 
-/// tonic says CANCELLED when our own deadline ran out; for people and scripts that is DEADLINE_EXCEEDED.
-fn true_code(status: &Status) -> Code {
-    if is_timeout(status) { Code::DeadlineExceeded } else { status.code() }
+/// The code that says what happened. tonic says CANCELLED when our own deadline ran out, which is DEADLINE_EXCEEDED, and
+/// UNKNOWN or INTERNAL when the connection broke under a stream, which is UNAVAILABLE. Only errors from our own side of
+/// the connection have a source; what the server says stays as it is.
+pub fn true_code(status: &Status) -> Code {
+    let is_ours = std::error::Error::source(status).is_some();
+    match status.code() {
+        _ if is_timeout(status) => Code::DeadlineExceeded,
+        Code::Unknown | Code::Internal | Code::Cancelled if is_ours => Code::Unavailable,
+        code => code,
+    }
 }
 
 fn is_timeout(status: &Status) -> bool {
@@ -209,6 +231,13 @@ mod tests {
     fn our_own_deadline_is_not_called_cancelled() {
         let status = Status::from_error(Box::new(TimeoutExpired(())));
         assert_eq!(exit_code(&status.into()), 64 + 4);
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_unavailable() {
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert_eq!(true_code(&broken), Code::Unavailable);
+        assert_eq!(true_code(&Status::internal("a fault of the server")), Code::Internal);
     }
 
     #[test]

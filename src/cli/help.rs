@@ -1,4 +1,4 @@
-//! Help texts: examples first, then what the options mean.
+//! Help texts: examples first, then what the options mean. Lines stay below 90 columns, else clap breaks them.
 
 use clap::Command;
 
@@ -18,7 +18,8 @@ Examples:
   tasktower list --filter 'state = FAILED'
   tasktower worker --exec ./handler.sh --type email.send   any program as a worker
 
-Exit codes: 0 ok, 1 local error, 2 usage, 3 the awaited task did not succeed, 64 + gRPC code for a refused call.";
+Exit codes: 0 ok, 1 local error, 2 usage, 3 the awaited task did not succeed,
+64 + gRPC code for a refused call.";
 
 pub const SUBMIT: &str = "\
 Examples:
@@ -40,8 +41,9 @@ Examples:
   tasktower watch 0199a3b25c11
   tasktower watch -o jsonl | jq .task.name
 
-A lost connection is taken up again where it broke; nothing is lost and nothing comes twice. In jsonl the last event of
-each message carries `resumeToken`; give it to --resume-token to go on from there later.";
+A lost connection is taken up again where it broke; nothing is lost, nothing comes twice.
+In jsonl the last event of each message carries `resumeToken`; give it to --resume-token
+to go on from there later.";
 
 pub const CANCEL: &str = "\
 Examples:
@@ -59,7 +61,8 @@ Examples:
   tasktower task wait 0199a3b25c11
   tasktower task wait 0199a3b25c11 --timeout 5m -o json
 
-Exit code 0 when it SUCCEEDED, 3 when it FAILED or was CANCELLED, 68 when the time was over first.";
+Exit code 0 when it SUCCEEDED, 3 when it FAILED or was CANCELLED, 68 when the time was
+over first.";
 
 pub const UPDATE: &str = "\
 Examples:
@@ -81,17 +84,22 @@ Examples:
   tasktower worker drain build-host
 
 How a program run by --exec sees a task, and is understood:
-  stdin       the input: JSON text, or the bytes as they are
-  stdout      the result: JSON if it parses, else text, else bytes; at most 256 KiB
-  stderr      shown here; the last 8 KiB go into the error details of a failure
-  exit code   0 success; 65 (EX_DATAERR) failure that is not tried again; any other, 75 (EX_TEMPFAIL) included, failure
-              that is tried again as the task's retry settings say, with error type `ExitCode`
-  environment TASKTOWER_TASK, TASKTOWER_TASK_TYPE, TASKTOWER_EPOCH, TASKTOWER_PROJECT, TASKTOWER_ADDRESS,
-              TASKTOWER_INPUT_TYPE (the media type of the input)
-It runs by `sh -c` in a process group of its own. When the task is cancelled, or the lease is lost, the whole group gets
-SIGTERM, and SIGKILL 5 s later. What is still in the group when the program has ended is killed too.
-SIGTERM or SIGINT to the worker: no more tasks; what runs may finish within --grace, then it is stopped and given back
-uncounted. A second signal stops it at once.";
+  stdin      the input: JSON text, or the bytes as they are
+  stdout     the result: JSON if it parses, else text, else bytes; at most 256 KiB
+  stderr     shown here; the last 8 KiB go into the error details of a failure
+  exit 0     success
+  exit 65    (EX_DATAERR) failure that is not tried again
+  exit N     any other, 75 (EX_TEMPFAIL) included: failure with error type `ExitCode`,
+             tried again as the task's retry settings say
+  variables  TASKTOWER_TASK, TASKTOWER_TASK_TYPE, TASKTOWER_EPOCH, TASKTOWER_PROJECT,
+             TASKTOWER_ADDRESS, TASKTOWER_INPUT_TYPE (the media type of the input)
+
+It runs by `sh -c` in a process group of its own. When the task is cancelled or the lease
+is lost, the whole group gets SIGTERM, and SIGKILL 5 s later. What is still in the group
+when the program has ended is killed too.
+
+SIGTERM or SIGINT to the worker: no more tasks; what runs may finish within --grace, then
+it is stopped and given back uncounted. A second signal stops it at once.";
 
 pub const BENCH: &str = "\
 Examples:
@@ -99,5 +107,5 @@ Examples:
   tasktower bench latency --rate 200 --seconds 10
   tasktower bench watch --streams 1000 --connections 4 --events 20000
 
-Every run uses a queue of its own, bench-UUID, and leaves its tasks there. With --json the last line of stdout is one
-JSON object; talk goes to stderr.";
+Every run uses a queue of its own, bench-UUID, and leaves its tasks there. With --json the
+last line of stdout is one JSON object; talk goes to stderr.";

@@ -141,9 +141,10 @@ pub fn parse() -> Cli {
 /// Runs a command to its end and answers the exit code.
 pub async fn run(cli: Cli) -> ExitCode {
     let talk = Painter::for_stream(cli.globals.color, std::io::stderr().is_terminal());
+    let address = cli.globals.endpoint.clone();
     match dispatch(cli).await {
         Ok(code) => code,
-        Err(error) => failure::report(&error, talk),
+        Err(error) => failure::report(&failure::name_server(error, &address), talk),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::report::Times;
+use crate::cli::failure::true_code;
 
 /// After a refusal that passes by itself.
 pub const PAUSE: Duration = Duration::from_millis(20);
@@ -25,7 +26,7 @@ pub struct Measured {
 
 /// A server that is busy or restarts is asked again; the time this takes is part of the result.
 pub fn may_pass(status: &Status) -> bool {
-    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+    matches!(true_code(status), Code::ResourceExhausted | Code::Unavailable)
 }
 
 /// Runs `lanes` loops for `time`. `call` is given the number of its lane and answers how many items it achieved.

@@ -20,19 +20,20 @@ use super::{
 };
 use crate::{
     cli::{
+        failure::true_code,
         names,
         time::{brief, from_duration, to_duration},
     },
     pb::{LeaseHeartbeat, LeaseTasksRequest, LeaseTasksResponse, LeasedTask},
 };
 
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// The server gives so many in one call.
 const MAX_BATCH: usize = 1_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Leases are taken from slots that are free at the moment; a lease older than this part of its time when it arrives is
-/// confirmed before the program starts.
+/// A lease older than this part of its time when it arrives, because the call waited, is confirmed before the program
+/// starts.
 const FRESH_PART: u32 = 3;
 
 /// Works until draining is over, or the server refuses this worker.
@@ -69,7 +70,7 @@ async fn lease_until_draining(host: &Arc<Host>, running: &TaskTracker) -> Result
                     host.draining.cancel();
                 }
             }
-            Err(status) if may_pass(status.code()) => {
+            Err(status) if may_pass(&status) => {
                 // The same request id again: leases of an answer that was lost on the way are answered once more.
                 host.say(&format!("cannot lease ({}); trying again", status.message()));
                 tokio::select! {
@@ -88,9 +89,9 @@ fn new_request_id() -> String {
 }
 
 /// Errors that pass by themselves: the server restarts, is busy, or the way to it is broken.
-fn may_pass(code: Code) -> bool {
+fn may_pass(status: &Status) -> bool {
     matches!(
-        code,
+        true_code(status),
         Code::Unavailable
             | Code::ResourceExhausted
             | Code::DeadlineExceeded

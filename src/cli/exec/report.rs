@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 use super::{Host, outcome::Outcome};
+use crate::cli::failure::true_code;
 use crate::pb::{
     CompleteTasksRequest, FailTasksRequest, LeaseToken, ReleaseTasksRequest, ReportResult, TaskCompletion, TaskError,
     TaskFailure, TaskRelease,
@@ -61,7 +62,7 @@ async fn deliver(
             Err(status) => status,
         };
         let may_pass = matches!(
-            status.code(),
+            true_code(&status),
             Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted
         );
         if !may_pass || Instant::now() + pause >= until {

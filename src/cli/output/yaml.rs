@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::json::whole_number;
+
 const INDENT: &str = "  ";
 
 /// A whole document, without a line end.
@@ -48,7 +50,10 @@ fn node(out: &mut String, value: &Value, depth: usize) {
             let _ = match scalar {
                 Value::Null => write!(out, "null"),
                 Value::Bool(flag) => write!(out, "{flag}"),
-                Value::Number(number) => write!(out, "{number}"),
+                Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()).and_then(whole_number) {
+                    Some(whole) => write!(out, "{whole}"),
+                    None => write!(out, "{number}"),
+                },
                 Value::String(string) => write!(out, "{}", text(string)),
                 Value::Array(_) => write!(out, "[]"),
                 Value::Object(_) => write!(out, "{{}}"),

@@ -14,7 +14,7 @@ use super::change;
 use crate::{
     cli::{
         Context,
-        failure::{EXIT_TASK_FAILED, Usage},
+        failure::{EXIT_TASK_FAILED, Usage, true_code},
         help, names,
     },
     pb::{
@@ -187,7 +187,9 @@ async fn watch_to_end(context: &Context, name: &str, bar: &ProgressBar) -> anyho
         };
         reopens += 1;
         match broken {
-            Some(status) if status.code() != Code::Unavailable || reopens > MAX_REOPENS => return Err(status.into()),
+            Some(status) if true_code(&status) != Code::Unavailable || reopens > MAX_REOPENS => {
+                return Err(status.into());
+            }
             None if reopens > MAX_REOPENS => bail!("the server keeps ending the stream before the job is final"),
             _ => tokio::time::sleep(REOPEN_PAUSE).await,
         }

@@ -6,7 +6,10 @@ use anyhow::{Context, bail};
 use prost_types::{ListValue, Struct, Value as WireValue, value::Kind as WireKind};
 use serde_json::Value;
 
-use crate::pb::{Blob, Payload, payload::Kind};
+use crate::{
+    cli::output::whole_number,
+    pb::{Blob, Payload, payload::Kind},
+};
 
 /// The server refuses more; saying so here saves reading a huge file.
 const MAX_INPUT_BYTES: u64 = 256 << 10;
@@ -76,7 +79,7 @@ pub fn from_wire(value: &WireValue) -> Value {
     match &value.kind {
         None | Some(WireKind::NullValue(_)) => Value::Null,
         Some(WireKind::BoolValue(flag)) => Value::Bool(*flag),
-        Some(WireKind::NumberValue(number)) => whole_number(*number),
+        Some(WireKind::NumberValue(number)) => number_from_wire(*number),
         Some(WireKind::StringValue(text)) => Value::String(text.clone()),
         Some(WireKind::ListValue(list)) => Value::Array(list.values.iter().map(from_wire).collect()),
         Some(WireKind::StructValue(object)) => {
@@ -85,12 +88,11 @@ pub fn from_wire(value: &WireValue) -> Value {
     }
 }
 
-fn whole_number(number: f64) -> Value {
-    if number.fract() == 0.0 && number.abs() <= MAX_EXACT_INTEGER as f64 {
-        // Whole and within 2^53: the cast is exact.
-        return Value::from(number as i64);
+fn number_from_wire(number: f64) -> Value {
+    match whole_number(number) {
+        Some(whole) => Value::from(whole),
+        None => serde_json::Number::from_f64(number).map_or(Value::Null, Value::Number),
     }
-    serde_json::Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{
         Context,
         failure::Usage,
         help,
-        output::to_json,
+        output::{json_line, to_json},
         time::{parse_duration, parse_moment, to_duration},
     },
     pb::{RetrySettings, SubmitTaskRequest, Task},
@@ -127,7 +127,7 @@ pub fn usage<T>(result: anyhow::Result<T>) -> anyhow::Result<T> {
 
 /// The same call as a shell command.
 fn grpcurl(context: &Context, request: &SubmitTaskRequest) -> anyhow::Result<String> {
-    let body = serde_json::to_string(&to_json("tasktower.v1.SubmitTaskRequest", request)?)?;
+    let body = json_line(&to_json("tasktower.v1.SubmitTaskRequest", request)?)?;
     let header = match context.api.credentials().header_hint() {
         Some(header) => format!(" -expand-headers -H '{header}'"),
         None => String::new(),

@@ -68,7 +68,7 @@ pub async fn until_final(context: &Context, name: String, limit: Option<Duration
 
 async fn wait(context: &Context, name: &str, limit: Option<Duration>) -> anyhow::Result<Task> {
     let began = Instant::now();
-    let mut last_answer = Instant::now();
+    let mut last_answer: Option<Instant> = None;
     let mut state = State::Unspecified;
     loop {
         let left = limit.map_or(LONGEST_HOLD, |limit| limit.saturating_sub(began.elapsed()));
@@ -80,7 +80,7 @@ async fn wait(context: &Context, name: &str, limit: Option<Duration>) -> anyhow:
         let request = WaitTaskRequest { name: name.to_owned(), wait: Some(to_duration(hold)) };
         match context.api.tasks().wait_task(context.api.call_waiting(request, hold)).await {
             Ok(answer) => {
-                last_answer = Instant::now();
+                last_answer = Some(Instant::now());
                 let answer = answer.into_inner();
                 let task = answer.task.context("the server answered without a task")?;
                 if answer.done {
@@ -88,8 +88,11 @@ async fn wait(context: &Context, name: &str, limit: Option<Duration>) -> anyhow:
                 }
                 state = task.state();
             }
-            // A server that restarts loses nothing; waiting goes on when it is back.
-            Err(status) if status.code() == Code::Unavailable && last_answer.elapsed() < MAX_OUTAGE => {
+            // A server that restarts loses nothing; waiting goes on when it is back. One that never answered is not there.
+            Err(status)
+                if failure::true_code(&status) == Code::Unavailable
+                    && last_answer.is_some_and(|answer| answer.elapsed() < MAX_OUTAGE) =>
+            {
                 tokio::time::sleep(RETRY_PAUSE.min(left)).await;
             }
             Err(status) => return Err(status.into()),

@@ -117,7 +117,7 @@ pub async fn follow(
             ControlFlow::Break(()) => return Ok(()),
             ControlFlow::Continue(status) => status,
         };
-        if broken.code() != Code::Unavailable || !cursor.connected {
+        if failure::true_code(&broken) != Code::Unavailable || !cursor.connected {
             return Err(broken.into());
         }
         // A stream at its age or too slow is welcome back at once; a server that is away needs time.
@@ -196,7 +196,7 @@ impl EventPrinter {
 
 /// The event, and after the last of a message the token to go on from.
 fn json_line(event: &TaskEvent, resume_token: Option<&String>) -> anyhow::Result<String> {
-    let mut text = serde_json::to_string(&to_json(EVENT_PROTO, event)?)?;
+    let mut text = crate::cli::output::json_line(&to_json(EVENT_PROTO, event)?)?;
     if let Some(token) = resume_token.filter(|token| !token.is_empty()) {
         // The event is an object, so its last character is the closing brace.
         text.pop();

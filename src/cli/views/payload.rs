@@ -3,7 +3,7 @@
 use prost::Message;
 
 use crate::{
-    cli::output::to_json,
+    cli::output::{json_pretty, to_json},
     pb::{Payload, payload::Kind},
 };
 
@@ -14,12 +14,9 @@ const MAX_SHOWN_BYTES: usize = 4096;
 pub fn payload_text(payload: Option<&Payload>) -> String {
     let text = match payload.and_then(|payload| payload.kind.as_ref()) {
         None => return String::new(),
-        Some(Kind::Json(value)) => {
-            match to_json("google.protobuf.Value", value).map(|json| serde_json::to_string_pretty(&json)) {
-                Ok(Ok(text)) => text,
-                _ => format!("JSON of {} bytes that cannot be shown", value.encoded_len()),
-            }
-        }
+        Some(Kind::Json(value)) => to_json("google.protobuf.Value", value)
+            .and_then(|json| json_pretty(&json))
+            .unwrap_or_else(|_| format!("JSON of {} bytes that cannot be shown", value.encoded_len())),
         Some(Kind::Blob(blob)) => match std::str::from_utf8(&blob.data) {
             Ok(text) if blob.content_type.starts_with("text/") || blob.content_type.ends_with("json") => {
                 text.to_owned()

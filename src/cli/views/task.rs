@@ -77,7 +77,7 @@ impl Resource for Task {
         let crashes = if self.crash_count == 0 { String::new() } else { self.crash_count.to_string() };
         let progress = self.progress.as_ref().map(|p| format!("{:.0} %  {}", p.percent, p.message)).unwrap_or_default();
         let error = self.error.as_ref().map(|error| format!("{}: {}", error.r#type, error.message)).unwrap_or_default();
-        let error_details = self.error.as_ref().map(|error| error.details.clone()).unwrap_or_default();
+        let error_details = self.error.as_ref().map(|error| error.details.trim_end()).unwrap_or_default();
         let backoff = retry
             .map(|r| format!("{} to {}", length(r.initial_backoff.as_ref()), length(r.max_backoff.as_ref())))
             .filter(|text| text.len() > " to ".len())
