@@ -1,4 +1,5 @@
 //! tasktower: the control tower for background tasks.
+<<<<<<< HEAD
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
@@ -9,6 +10,10 @@ pub mod domain;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod ids;
+=======
+#[cfg(feature = "server")]
+pub mod cli;
+>>>>>>> cli
 pub mod pb;
 #[cfg(feature = "server")]
 pub mod store;

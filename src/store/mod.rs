@@ -13,9 +13,12 @@ mod filter;
 mod installation;
 mod sql;
 
+pub mod idempotency;
 pub mod journal;
 pub mod migrate;
+pub mod queues;
 pub mod tasks;
+pub mod unique_keys;
 
 use std::{
     sync::{
@@ -98,6 +101,11 @@ impl Store {
             .await?;
         let row = rows.first().ok_or_else(|| StoreError::Bug(anyhow::anyhow!("no time")))?;
         Ok(Reader::new(row).get::<i64>()? + shift)
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> StoreResult<()> {
+        self.fetch(Sql::new("-- store::ping\nSELECT revision FROM counter WHERE project = 'system'")).await.map(|_| ())
     }
 
     /// Begins a write transaction and reads the database's time, once for all that is decided in it.

@@ -20,6 +20,8 @@ pub struct Lane {
     pub queue: String,
     /// The task type.
     pub task_type: String,
+    /// Most tasks to take from it.
+    pub limit: usize,
 }
 
 /// Marks waiting tasks whose `run_time` has come, and returns their queues, one entry a task.
@@ -42,7 +44,7 @@ pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<String
 }
 
 /// The next `limit` due tasks of some lanes, locked: highest priority first, then longest due. Each lane is read from its
-/// own stretch of the index, so a type nobody asks for blocks nothing.
+/// own stretch of the index, so a type nobody asks for blocks nothing. More than a lane's limit may come back.
 pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
     // PostgreSQL skips what another replica is claiming; SQLite has no other claimer.
     let text = if tx.is_postgres() {
@@ -50,7 +52,7 @@ pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usiz
          WITH {x} SELECT c.id, c.rank, c.run_time FROM x CROSS JOIN LATERAL (
             SELECT r.id, r.rank, r.run_time FROM ready r
             WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
-            ORDER BY r.rank, r.run_time, r.id LIMIT $2 FOR UPDATE SKIP LOCKED
+            ORDER BY r.rank, r.run_time, r.id LIMIT x.most FOR UPDATE SKIP LOCKED
          ) c ORDER BY c.rank, c.run_time, c.id LIMIT $2"
     } else {
         "-- tasks::claim
@@ -71,9 +73,9 @@ pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usiz
         let id = TaskId(r.get()?);
         found.push((r.get()?, r.get()?, id));
     }
-    // On SQLite each chunk of lanes answers its own order.
+    // SQLite cannot limit each lane by its own number, and answers each chunk of lanes in its own order: the caller
+    // counts what it takes from a queue.
     found.sort_unstable();
-    found.truncate(limit);
     Ok(found.into_iter().map(|(_, _, id)| id).collect())
 }
 
