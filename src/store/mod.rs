@@ -13,9 +13,12 @@ mod filter;
 mod installation;
 mod sql;
 
+pub mod idempotency;
 pub mod journal;
 pub mod migrate;
+pub mod queues;
 pub mod tasks;
+pub mod unique_keys;
 
 use std::{
     sync::{
