@@ -1,8 +1,11 @@
 //! The store by itself, on every kind of database.
 
+mod bulk_jobs;
 mod idempotency;
+mod projects;
 mod queues;
 mod unique_keys;
+mod workers;
 
 use tasktower::{
     ids::ProjectId,
