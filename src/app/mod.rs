@@ -1,11 +1,7 @@
 //! Use cases. RPC handlers and background loops come through here; each does its work in one transaction (the committer's
 //! for hot commands, a named write for rare ones) and tells the readers of the journal afterwards.
 
-pub mod activity;
-pub mod bulk_job;
 pub mod committer;
-pub mod project;
-pub mod queue;
 pub mod session;
 pub mod task;
 pub mod watch;
@@ -16,7 +12,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
-use self::{activity::Activity, committer::Committer, worker::Presence};
+use self::{committer::Committer, worker::Presence};
 use crate::{
     error::{Error, Result},
     ids::{ProjectId, project_name},
@@ -39,7 +35,6 @@ struct Inner {
     hub: Arc<Hub>,
     wakeups: Arc<Wakeups>,
     sessions: Arc<Sessions>,
-    activity: Activity,
     presence: Presence,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
@@ -60,7 +55,6 @@ impl App {
             hub,
             wakeups,
             sessions,
-            activity: Activity::default(),
             presence: Presence::default(),
             projects: std::sync::Mutex::default(),
             draining,
@@ -80,11 +74,6 @@ impl App {
     /// The waiting leasers of this process.
     pub fn wakeups(&self) -> &Arc<Wakeups> {
         &self.0.wakeups
-    }
-
-    /// The figures of the last minute.
-    pub fn activity(&self) -> &Activity {
-        &self.0.activity
     }
 
     /// Cancelled when the server begins to stop.

@@ -311,7 +311,10 @@ impl Watch {
     async fn send_events(&mut self, events: Vec<Arc<Event>>) -> Result<(), End> {
         let mut items = Vec::with_capacity(events.len());
         let mut is_over = false;
-        for event in events.into_iter().filter(|event| event.revision > self.cursor) {
+        for event in events {
+            if event.revision <= self.cursor {
+                continue;
+            }
             self.cursor = event.revision;
             if let Some(change) = self.meaning(&event) {
                 is_over |= self.task.is_some() && is_end(&event);

@@ -227,14 +227,12 @@ impl App {
 
     /// Tells every live incarnation of a worker to take no more tasks.
     pub async fn drain_worker(&self, caller: &Caller, project: &ProjectId, name: &str) -> Result<Worker> {
-        self.require_project(project).await?;
+        // An OFFLINE worker has nothing to drain, but an unknown one is a mistake.
+        self.get_worker(project, name).await?;
         let (app, caller, project, name) = (self.clone(), caller.clone(), project.clone(), name.to_owned());
         self.detached("drain-worker", async move {
             let mut tx = app.store().begin().await?;
-            if !workers::drain(&mut tx, &project, &name).await? {
-                tx.rollback().await;
-                return Err(not_found(&project, &name));
-            }
+            workers::drain(&mut tx, &project, &name).await?;
             let resource = worker_name(&project, &name);
             let entry = Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), None, &caller);
             journal::append(&mut tx, &project, &[entry]).await?;
@@ -257,10 +255,10 @@ impl App {
         let draining = self
             .detached("note-presence", async move {
                 let mut tx = app.store().begin().await?;
-                workers::seen(&mut tx, &project, std::slice::from_ref(&identity)).await?;
-                let draining = workers::is_draining(&mut tx, &project, &identity.worker, &identity.incarnation).await?;
+                let now = tx.now();
+                workers::seen(&mut tx, &project, &[(identity.clone(), now)]).await?;
                 tx.commit().await.map_err(commit_error)?;
-                Ok(draining)
+                Ok(workers::is_draining(app.store(), &project, &identity.worker, &identity.incarnation).await?)
             })
             .await?;
         self.0.presence.note(key, draining);
@@ -279,9 +277,8 @@ impl App {
                 let (project, worker, incarnation) = entry;
                 let mut tx = app.store().begin().await?;
                 workers::touch(&mut tx, &project, &[(worker.clone(), incarnation.clone())]).await?;
-                let draining = workers::is_draining(&mut tx, &project, &worker, &incarnation).await?;
                 tx.commit().await.map_err(commit_error)?;
-                Ok(draining)
+                Ok(workers::is_draining(app.store(), &project, &worker, &incarnation).await?)
             })
             .await?;
         self.0.presence.note(key, draining);

@@ -13,12 +13,15 @@ mod filter;
 mod installation;
 mod sql;
 
+pub mod bulk_jobs;
 pub mod idempotency;
 pub mod journal;
 pub mod migrate;
+pub mod projects;
 pub mod queues;
 pub mod tasks;
 pub mod unique_keys;
+pub mod workers;
 
 use std::{
     sync::{

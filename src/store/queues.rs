@@ -138,7 +138,8 @@ fn settings(r: &mut Reader<'_>) -> StoreResult<QueueSettings> {
 /// Since when the due task that waits longest could have run, of each queue that has one.
 ///
 /// The index holds due tasks by queue, type, rank and run_time, so the first of each lane is its oldest. The recursion
-/// jumps from lane to lane and touches one row of each, however many wait.
+/// jumps from lane to lane and touches one row of each, however many wait. The next lane is that of the same type, else
+/// the first of the next type: written as two steps, because SQLite searches only by the first column of a row value.
 async fn oldest_ready(store: &Store, project: &ProjectId, names: &[&str]) -> StoreResult<Vec<(String, Micros)>> {
     let statement = Sql::new(
         "-- queues::oldest_ready
@@ -148,11 +149,14 @@ async fn oldest_ready(store: &Store, project: &ProjectId, names: &[&str]) -> Sto
                 ORDER BY f.type, f.rank, f.run_time LIMIT 1
             ), 1 FROM x
             UNION ALL
-            SELECT l.queue, (
-                SELECT f.id FROM ready f WHERE f.project = $1 AND f.queue = l.queue AND f.due
-                    AND (f.type, f.rank) > (r.type, r.rank)
+            SELECT l.queue, COALESCE((
+                SELECT f.id FROM ready f WHERE f.project = $1 AND f.queue = l.queue AND f.type = r.type AND f.due
+                    AND f.rank > r.rank
+                ORDER BY f.rank, f.run_time LIMIT 1
+            ), (
+                SELECT f.id FROM ready f WHERE f.project = $1 AND f.queue = l.queue AND f.due AND f.type > r.type
                 ORDER BY f.type, f.rank, f.run_time LIMIT 1
-            ), l.number + 1
+            )), l.number + 1
             FROM lane l JOIN ready r ON r.project = $1 AND r.id = l.id WHERE l.number < $2
          )
          SELECT l.queue, min(r.run_time) FROM lane l JOIN ready r ON r.project = $1 AND r.id = l.id GROUP BY l.queue",

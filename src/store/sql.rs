@@ -132,6 +132,7 @@ impl Rows {
 #[derive(Clone, Debug)]
 enum Scalar {
     Id(Uuid),
+    OptId(Option<Uuid>),
     Text(String),
     OptText(Option<String>),
     Int(i64),
@@ -156,6 +157,11 @@ impl Sql {
 
     pub(super) fn id(mut self, value: Uuid) -> Self {
         self.scalars.push(Scalar::Id(value));
+        self
+    }
+
+    pub(super) fn opt_id(mut self, value: Option<Uuid>) -> Self {
+        self.scalars.push(Scalar::OptId(value));
         self
     }
 
@@ -249,6 +255,7 @@ impl Sql {
         for scalar in &self.scalars {
             bound(match scalar.clone() {
                 Scalar::Id(v) => add_sqlite(arguments, v),
+                Scalar::OptId(v) => add_sqlite(arguments, v),
                 Scalar::Text(v) => add_sqlite(arguments, v),
                 Scalar::OptText(v) => add_sqlite(arguments, v),
                 Scalar::Int(v) => add_sqlite(arguments, v),
@@ -265,6 +272,7 @@ fn bind_scalar_postgres(arguments: &mut PgArguments, scalar: Scalar) -> StoreRes
     use sqlx::Arguments as _;
     bound(match scalar {
         Scalar::Id(v) => arguments.add(v),
+        Scalar::OptId(v) => arguments.add(v),
         Scalar::Text(v) => arguments.add(v),
         Scalar::OptText(v) => arguments.add(v),
         Scalar::Int(v) => arguments.add(v),

@@ -6,6 +6,7 @@
 //! - `support` is what tests stand on: a server process, a fresh database, clients, waiting.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
+//! - `store` is the store by itself, on every kind of database.
 #![allow(
     clippy::disallowed_methods,
     reason = "the bans shape the product; tests have no runtime to block and no stop to join"
@@ -13,4 +14,5 @@
 
 mod architecture;
 mod coverage;
+mod store;
 mod support;
