@@ -4,6 +4,7 @@
 pub mod committer;
 pub mod session;
 pub mod task;
+pub mod upkeep;
 pub mod watch;
 pub mod worker;
 

@@ -52,13 +52,27 @@ impl Wakeups {
 
     /// `count` tasks of a queue and type became due: wakes leasers with room for that many.
     pub fn ready(&self, project: &ProjectId, queue: &str, task_type: &str, count: usize) {
+        self.ring(project, count, |want| serves(&want.queues, queue) && serves(&want.types, task_type));
+    }
+
+    /// `count` tasks of a queue with a limit ended: wakes leasers that serve it, whatever their types.
+    pub fn freed(&self, project: &ProjectId, queue: &str, count: usize) {
+        self.ring(project, count, |want| serves(&want.queues, queue));
+    }
+
+    /// Wakes the longest waiting leaser of a project whatever it asks for: its look marks tasks whose time has come.
+    pub fn ring_one(&self, project: &ProjectId) {
+        self.ring(project, 1, |_| true);
+    }
+
+    fn ring(&self, project: &ProjectId, count: usize, is_meant: impl Fn(&Want) -> bool) {
         let mut projects = self.lock();
         let Some(waiters) = projects.get_mut(project) else { return };
         let mut left = count;
         let mut place = 0;
         while left > 0 && place < waiters.len() {
             let waiter = &waiters[place];
-            if !waiter.bell.is_closed() && !waiter.serves(queue, task_type) {
+            if !waiter.bell.is_closed() && !is_meant(&waiter.want) {
                 place += 1;
                 continue;
             }
@@ -95,27 +109,14 @@ impl Wakeups {
             .collect()
     }
 
-    /// Wakes the longest waiting leaser of a project whatever it asks for: its look marks tasks whose time has come.
-    pub fn ring_one(&self, project: &ProjectId) {
-        let mut projects = self.lock();
-        let Some(waiters) = projects.get_mut(project) else { return };
-        while let Some(waiter) = waiters.pop_front() {
-            if waiter.bell.send(()).is_ok() {
-                break;
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<ProjectId, VecDeque<Waiter>>> {
         // A panic while it was held left nothing half-done: every step leaves the lines consistent.
         self.projects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiter {
-    fn serves(&self, queue: &str, task_type: &str) -> bool {
-        self.want.queues.iter().any(|q| q == queue) && self.want.types.iter().any(|t| t == task_type)
-    }
+fn serves(names: &[String], name: &str) -> bool {
+    names.iter().any(|served| served == name)
 }
 
 #[cfg(test)]

@@ -147,6 +147,23 @@ pub async fn position(store: &Store, project: &ProjectId) -> StoreResult<Option<
         .transpose()
 }
 
+/// The last revision of each of some projects.
+pub async fn positions(store: &Store, projects: &[ProjectId]) -> StoreResult<Vec<(ProjectId, i64)>> {
+    let statement = Sql::new(
+        "-- journal::positions
+         WITH {x} SELECT c.project, c.revision FROM x JOIN counter c ON c.project = x.project",
+    )
+    .rows(Rows::new(projects.len()).text("project", projects.iter().map(ProjectId::as_str)));
+    let rows = store.fetch(statement).await?;
+    rows.iter()
+        .map(|row| {
+            let mut r = Reader::new(row);
+            let project: String = r.get()?;
+            Ok((ProjectId::new(&project), r.get()?))
+        })
+        .collect()
+}
+
 /// The rows after a revision, in order, at most `limit`.
 pub async fn read(store: &Store, project: &ProjectId, after: i64, limit: i64) -> StoreResult<Vec<Event>> {
     let statement = Sql::new(

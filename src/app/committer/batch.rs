@@ -54,6 +54,8 @@ pub(super) struct Batcher {
     /// Queues whose rows are known to exist. Only grows: queues are not deleted.
     known_queues: Mutex<HashSet<(ProjectId, String)>>,
     promoted: Mutex<HashMap<ProjectId, Instant>>,
+    /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
+    limited_queues: Mutex<HashSet<(ProjectId, String)>>,
 }
 
 /// What a transaction came to.
@@ -89,7 +91,15 @@ impl From<StoreError> for Failed {
 
 impl Batcher {
     pub(super) fn new(store: Store, hub: Arc<Hub>, wakeups: Arc<Wakeups>, sessions: Arc<Sessions>) -> Self {
-        Self { store, hub, wakeups, sessions, known_queues: Mutex::default(), promoted: Mutex::default() }
+        Self {
+            store,
+            hub,
+            wakeups,
+            sessions,
+            known_queues: Mutex::default(),
+            promoted: Mutex::default(),
+            limited_queues: Mutex::default(),
+        }
     }
 
     /// Runs the commands of one project and answers them. Returns those whose rows another replica holds.
@@ -292,6 +302,7 @@ impl Batcher {
         claims.promote(tx, project, self.promotes_now(project)).await?;
         let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
         claims.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
+        self.remember_limits(project, &claims);
         for (want, limit) in wanted {
             let limit = limit.min(super::BATCH_TASKS);
             let lanes = claims.lanes(want, limit);
@@ -304,6 +315,30 @@ impl Batcher {
             claims.found.push((want.clone(), found));
         }
         Ok(claims)
+    }
+
+    fn remember_limits(&self, project: &ProjectId, claims: &Claims) {
+        let mut limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for queue in claims.settings.keys() {
+            let key = (project.clone(), queue.clone());
+            if claims.allowed.contains_key(queue) {
+                limited.insert(key);
+            } else {
+                limited.remove(&key);
+            }
+        }
+    }
+
+    fn wake_for_room(&self, project: &ProjectId, set: &Workset) {
+        let limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if limited.is_empty() {
+            return;
+        }
+        for (queue, stat) in set.stats() {
+            if stat.running < 0 && limited.contains(&(project.clone(), queue.to_owned())) {
+                self.wakeups.freed(project, queue, usize::try_from(-stat.running).unwrap_or(1));
+            }
+        }
     }
 
     fn promotes_now(&self, project: &ProjectId) -> bool {
@@ -340,6 +375,7 @@ impl Batcher {
         for (due, count) in done.set.due() {
             self.wakeups.ready(project, &due.queue, &due.task_type, count);
         }
+        self.wake_for_room(project, &done.set);
         if done.promoted > 0 {
             // Which types became due is not known here; the next in line looks, and so on while it finds something.
             self.wakeups.ring_one(project);

@@ -79,6 +79,48 @@ pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usiz
     Ok(found.into_iter().map(|(_, _, id)| id).collect())
 }
 
+/// Which of some queues and types have due tasks, with how many, counted up to `limit`.
+pub async fn due_lanes(
+    store: &Store,
+    project: &ProjectId,
+    lanes: &[(String, String)],
+    limit: i64,
+) -> StoreResult<Vec<(String, String, usize)>> {
+    let statement = Sql::new(
+        "-- tasks::due_lanes
+         WITH {x} SELECT x.queue, x.type, (SELECT count(*) FROM (
+            SELECT 1 FROM ready r WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due LIMIT $2
+         ) AS found) FROM x",
+    )
+    .text(project.as_str())
+    .int(limit)
+    .rows(
+        Rows::new(lanes.len())
+            .text("queue", lanes.iter().map(|(queue, _)| queue.as_str()))
+            .text("type", lanes.iter().map(|(_, task_type)| task_type.as_str())),
+    );
+    let mut found = Vec::new();
+    for row in &store.fetch(statement).await? {
+        let mut r = Reader::new(row);
+        let (queue, task_type) = (r.get()?, r.get()?);
+        let count: i64 = r.get()?;
+        if count > 0 {
+            found.push((queue, task_type, usize::try_from(count).unwrap_or(usize::MAX)));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the `run_time` of a task has come that is not marked due yet.
+pub async fn is_overdue(store: &Store, project: &ProjectId) -> StoreResult<bool> {
+    let now = store.now().await?;
+    let statement = Sql::new(
+        "-- tasks::is_overdue
+         SELECT 1 FROM ready WHERE project = $1 AND NOT due AND run_time <= $2 LIMIT 1",
+    );
+    Ok(!store.fetch(statement.text(project.as_str()).int(now)).await?.is_empty())
+}
+
 /// Running tasks whose lease or deadline has passed, in any project, at most `limit`.
 pub async fn expired_running(store: &Store, limit: i64) -> StoreResult<Vec<(ProjectId, TaskId)>> {
     let now = store.now().await?;
