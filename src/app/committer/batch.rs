@@ -38,7 +38,7 @@ use crate::{
 /// How often a batch that lost against another transaction is run again as a whole, before it is taken apart.
 const WHOLE_TRIES: usize = 3;
 /// Tasks whose time has come are marked due at most this often per project; the dispatch loop polls slower than this.
-const PROMOTE_INTERVAL: Duration = Duration::from_millis(50);
+const PROMOTE_INTERVAL: Micros = 50_000;
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -53,7 +53,8 @@ pub(super) struct Batcher {
     sessions: Arc<Sessions>,
     /// Queues whose rows are known to exist. Only grows: queues are not deleted.
     known_queues: Mutex<HashSet<(ProjectId, String)>>,
-    promoted: Mutex<HashMap<ProjectId, Instant>>,
+    /// When tasks of each project were last marked, by the database's clock.
+    promoted: Mutex<HashMap<ProjectId, Micros>>,
     /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
     limited_queues: Mutex<HashSet<(ProjectId, String)>>,
 }
@@ -299,7 +300,7 @@ impl Batcher {
         if wanted.is_empty() {
             return Ok(claims);
         }
-        claims.promote(tx, project, self.promotes_now(project)).await?;
+        claims.promote(tx, project, self.promotes_now(project, tx.now())).await?;
         let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
         claims.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
         self.remember_limits(project, &claims);
@@ -341,20 +342,13 @@ impl Batcher {
         }
     }
 
-    fn promotes_now(&self, project: &ProjectId) -> bool {
+    fn promotes_now(&self, project: &ProjectId, now: Micros) -> bool {
         let mut promoted = self.promoted.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        match promoted.get_mut(project) {
-            Some(last) if now.duration_since(*last) < PROMOTE_INTERVAL => false,
-            Some(last) => {
-                *last = now;
-                true
-            }
-            None => {
-                promoted.insert(project.clone(), now);
-                true
-            }
+        if promoted.get(project).is_some_and(|last| (0..PROMOTE_INTERVAL).contains(&(now - last))) {
+            return false;
         }
+        promoted.insert(project.clone(), now);
+        true
     }
 
     /// After COMMIT: answers everybody, then tells watchers, leasers and sessions.

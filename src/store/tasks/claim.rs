@@ -65,7 +65,8 @@ pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usiz
     let statement = Sql::new(text).text(project.as_str()).int(i64::try_from(limit).unwrap_or(i64::MAX)).rows(
         Rows::new(lanes.len())
             .text("queue", lanes.iter().map(|lane| lane.queue.as_str()))
-            .text("type", lanes.iter().map(|lane| lane.task_type.as_str())),
+            .text("type", lanes.iter().map(|lane| lane.task_type.as_str()))
+            .int("most", lanes.iter().map(|lane| i64::try_from(lane.limit).unwrap_or(i64::MAX))),
     );
     let mut found: Vec<(i32, Micros, TaskId)> = Vec::new();
     for row in &tx.fetch(statement).await? {
