@@ -1,5 +1,9 @@
 //! tasktower: the control tower for background tasks.
 #[cfg(feature = "server")]
+pub mod app;
+#[cfg(feature = "server")]
+pub mod background;
+#[cfg(feature = "server")]
 pub mod context;
 #[cfg(feature = "server")]
 pub mod domain;
@@ -7,6 +11,10 @@ pub mod domain;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod ids;
+#[cfg(feature = "server")]
+pub mod live;
 pub mod pb;
+#[cfg(feature = "server")]
+pub mod shutdown;
 #[cfg(feature = "server")]
 pub mod store;

@@ -1,0 +1,3 @@
+//! Stand-in.
+
+pub mod hub;
