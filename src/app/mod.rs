@@ -9,8 +9,9 @@ pub mod project;
 pub mod queue;
 pub mod task;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
+use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
 use self::activity::Activity;
@@ -21,6 +22,9 @@ use crate::{
     shutdown,
     store::{Store, projects},
 };
+
+/// Stand-in.
+pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
 
 /// Stand-in.
 #[derive(Clone, Debug)]
