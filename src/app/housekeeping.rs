@@ -15,8 +15,8 @@ use crate::{
 const ANSWERS_KEPT: Micros = 24 * 3600 * SECOND;
 /// Rows a transaction takes away.
 const BATCH: i64 = 500;
-/// Most batches of a kind at a time. What is left then waits for the next time: a full day of answers to 2,000 calls a
-/// second goes as fast as it comes.
+/// Most batches of a kind at a time; what is left waits for the next minute. It is 2,000 rows a second, so answers go as
+/// fast as they come.
 const MAX_BATCHES: usize = 240;
 
 impl App {
