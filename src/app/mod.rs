@@ -1,7 +1,14 @@
 //! Use cases. RPC handlers and background loops come through here; each does its work in one transaction (the committer's
 //! for hot commands, a named write for rare ones) and tells the readers of the journal afterwards.
 
+pub mod activity;
+pub mod bulk_job;
+mod bulk_run;
 pub mod committer;
+mod housekeeping;
+mod named_write;
+pub mod project;
+pub mod queue;
 pub mod session;
 pub mod task;
 pub mod upkeep;
@@ -13,7 +20,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
-use self::{committer::Committer, worker::Presence};
+use self::{activity::Activity, committer::Committer, worker::Presence};
 use crate::{
     error::{Error, Result},
     ids::{ProjectId, project_name},
@@ -36,6 +43,7 @@ struct Inner {
     hub: Arc<Hub>,
     wakeups: Arc<Wakeups>,
     sessions: Arc<Sessions>,
+    activity: Activity,
     presence: Presence,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
@@ -56,6 +64,7 @@ impl App {
             hub,
             wakeups,
             sessions,
+            activity: Activity::default(),
             presence: Presence::default(),
             projects: std::sync::Mutex::default(),
             draining,
@@ -75,6 +84,11 @@ impl App {
     /// The waiting leasers of this process.
     pub fn wakeups(&self) -> &Arc<Wakeups> {
         &self.0.wakeups
+    }
+
+    /// The figures of the last minute.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
     }
 
     /// Cancelled when the server begins to stop.

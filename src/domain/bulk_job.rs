@@ -1,6 +1,10 @@
 //! Work on every task a filter matches.
 
-use super::task::Micros;
+use super::{
+    filter::{Node, Test},
+    task::Micros,
+    task_state::TaskState,
+};
 use crate::ids::{BulkJobId, ProjectId};
 
 /// A bulk job with its progress.
@@ -44,6 +48,31 @@ pub enum BulkAction {
     Cancel = 1,
     /// Delete it.
     Purge = 2,
+}
+
+impl BulkAction {
+    /// Which tasks it changes, in two parts; the other ones are left alone. Each part is in a table of its own, so that
+    /// they are counted apart.
+    pub fn targets(self) -> [Node; 2] {
+        let state = |state| Node::Test { negated: false, test: Test::State(state) };
+        match self {
+            Self::Cancel => [
+                Node::Or(vec![state(TaskState::Pending), state(TaskState::Retrying)]),
+                Node::And(vec![state(TaskState::Running), Node::Test { negated: true, test: Test::CancelRequested }]),
+            ],
+            Self::Purge => {
+                [Node::Or(vec![state(TaskState::Failed), state(TaskState::Cancelled)]), state(TaskState::Succeeded)]
+            }
+        }
+    }
+
+    /// The name as people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "CANCEL",
+            Self::Purge => "PURGE",
+        }
+    }
 }
 
 impl TryFrom<i16> for BulkAction {

@@ -4,7 +4,12 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{project::Project, queue::Queue, task::Task};
+use super::{
+    project::Project,
+    queue::{Queue, QueueSettings},
+    task::Task,
+};
+use crate::ids::ProjectId;
 
 /// Bytes of the hash that go into the etag: 128 bits are beyond any collision by accident.
 const ETAG_BYTES: usize = 16;
@@ -43,7 +48,12 @@ pub fn task_etag(task: &Task) -> String {
 
 /// The etag of a queue: its settings.
 pub fn queue_etag(queue: &Queue) -> String {
-    of(&(queue.project.as_str(), &queue.name, &queue.settings))
+    queue_settings_etag(&queue.project, &queue.name, &queue.settings)
+}
+
+/// The etag of a queue with these settings.
+pub fn queue_settings_etag(project: &ProjectId, name: &str, settings: &QueueSettings) -> String {
+    of(&(project.as_str(), name, settings))
 }
 
 /// The etag of a project.

@@ -75,6 +75,12 @@ impl Filter {
         self.root.pinned_task()
     }
 
+    /// The filter that matches what this one matches and what meets another condition too.
+    #[must_use]
+    pub fn and(self, condition: Node) -> Self {
+        Self { root: Node::And(vec![self.root, condition]) }
+    }
+
     /// The tree, for those who turn it into something else.
     pub fn root(&self) -> &Node {
         &self.root
