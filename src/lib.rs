@@ -1,5 +1,7 @@
 //! tasktower: the control tower for background tasks.
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
 pub mod context;
