@@ -4,6 +4,7 @@
 pub mod bulk_job;
 pub mod project;
 pub mod queue;
+pub mod session;
 pub mod task;
 pub mod watch;
 pub mod worker;

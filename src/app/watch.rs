@@ -10,7 +10,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct WatchRequest {
     pub filter: Filter,
-    pub filter_text: String,
     pub task: Option<TaskId>,
     pub resume_token: Option<String>,
     pub initial_state: bool,
@@ -27,7 +26,7 @@ pub enum WatchItem {
     Initial(Arc<Task>),
     Synced,
     Bookmark,
-    Change { kind: WatchChange, event: Arc<Event> },
+    Change { change: WatchChange, event: Arc<Event> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

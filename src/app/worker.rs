@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{App, BoxStream, task::IdempotencyKey};
+use super::{App, task::IdempotencyKey};
 use crate::{
     context::Caller,
     domain::{
@@ -47,34 +47,6 @@ pub struct Extended {
     pub cancel: Option<String>,
 }
 
-#[derive(Debug)]
-pub struct SessionHandle;
-
-#[derive(Clone, Debug)]
-pub enum SessionOut {
-    Grants(Vec<Arc<Task>>),
-    Cancel(Vec<(TaskId, i64, String)>),
-    Drain,
-}
-
-impl SessionHandle {
-    pub fn credits(&self, count: u32) -> Result<()> {
-        Err(Error::ShuttingDown)
-    }
-
-    pub fn accepted(&self, tokens: Vec<(TaskId, i64)>) {}
-
-    pub async fn heartbeat(&self, items: Vec<(TaskId, i64, Option<Progress>)>) -> Result<HeartbeatAnswer> {
-        Err(Error::ShuttingDown)
-    }
-
-    pub async fn report(&self, items: Vec<(TaskId, i64, Report)>) -> Result<Vec<Result<TaskState>>> {
-        Err(Error::ShuttingDown)
-    }
-
-    pub fn drain(&self) {}
-}
-
 impl App {
     pub async fn lease_tasks(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
         Err(Error::ShuttingDown)
@@ -113,15 +85,6 @@ impl App {
     }
 
     pub async fn drain_worker(&self, caller: &Caller, project: &ProjectId, name: &str) -> Result<Worker> {
-        Err(Error::ShuttingDown)
-    }
-
-    pub async fn open_session(
-        &self,
-        caller: &Caller,
-        project: &ProjectId,
-        identity: Identity,
-    ) -> Result<(SessionHandle, BoxStream<Result<SessionOut>>)> {
         Err(Error::ShuttingDown)
     }
 }
