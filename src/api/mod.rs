@@ -37,6 +37,14 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// The largest message we send. Answers are cut before, at what clients accept; this is the net below.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Our services, as health and reflection name them.
+pub const SERVICES: [&str; 4] = [
+    "tasktower.v1.TaskService",
+    "tasktower.v1.QueueService",
+    "tasktower.v1.WorkerService",
+    "tasktower.v1.ProjectService",
+];
+
 /// What the handlers work with. Each service is an implementation of its trait for it. Cheap to clone.
 #[derive(Clone)]
 struct Api {
@@ -72,4 +80,19 @@ pub fn routes(app: App, health: HealthServer<impl Health>) -> anyhow::Result<Rou
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_of_the_proto_is_served() {
+        let pool = prost_reflect::DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+        let mut described: Vec<_> = pool.services().map(|service| service.full_name().to_owned()).collect();
+        let mut served = SERVICES.map(str::to_owned);
+        described.sort();
+        served.sort();
+        assert_eq!(described, served);
+    }
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::{
         App, BoxStream,
-        worker::{SessionHandle, SessionOut},
+        session::{SessionHandle, SessionOut},
     },
     context::Caller,
     domain::worker::PRESENCE_LIMIT,
@@ -81,6 +81,7 @@ impl New {
                     says,
                     at_work: FuturesOrdered::new(),
                     ready: VecDeque::new(),
+                    ending: None,
                 };
                 let interval = scalar::duration(PRESENCE_LIMIT / MISSED_HEARTBEATS);
                 let welcome = Say::Welcome(pb::SessionWelcome { heartbeat_interval: Some(interval) });
@@ -122,6 +123,8 @@ struct Open {
     at_work: FuturesOrdered<BoxFuture<'static, Result<pb::SessionResponse>>>,
     /// What is to be sent before anything else.
     ready: VecDeque<pb::SessionResponse>,
+    /// Why the session ends, once what is at work is answered.
+    ending: Option<Error>,
 }
 
 /// What comes first.
@@ -147,7 +150,7 @@ impl Open {
                 return Ok(Some(response));
             }
             if self.said.is_none() && self.at_work.is_empty() {
-                return Ok(None);
+                return self.ending.take().map_or(Ok(None), Err);
             }
             match self.next_event().await {
                 Event::Answered(response) => return response.map(Some),
@@ -156,8 +159,12 @@ impl Open {
                     None => self.said = None,
                     Some(message) => self.take(message)?,
                 },
-                Event::Says(Some(out)) => self.say(out?),
-                // Drained: no grant will come and none is open.
+                Event::Says(Some(Ok(out))) => self.say(out),
+                // Whatever it is, nothing more is read; what was read is answered first.
+                Event::Says(Some(Err(error))) => {
+                    self.ending = Some(error);
+                    self.said = None;
+                }
                 Event::Says(None) => self.said = None,
             }
         }
@@ -192,7 +199,7 @@ impl Open {
                 self.handle.credits(count.unsigned_abs())
             }
             Some(Said::Accepted(accepted)) => {
-                self.handle.accepted(report::accepted(&self.project, accepted)?);
+                self.handle.accepted(&report::accepted(&self.project, accepted)?);
                 Ok(())
             }
             Some(Said::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),

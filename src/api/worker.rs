@@ -48,7 +48,7 @@ impl WorkerService for Api {
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
         let call = open(request)?;
         answer(&call.caller, async {
-            let (project, who, batch) = report::heartbeat(call.message)?;
+            let report::Heartbeat { project, who, batch } = report::heartbeat(call.message)?;
             let (items, answers) = batch.split();
             let done: HeartbeatAnswer = self.app.heartbeat(&call.caller, &project, who, items).await?;
             Ok(report::heartbeat_response(answers, done, &call.caller.request_id))

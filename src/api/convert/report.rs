@@ -146,8 +146,19 @@ fn progress(fields: &mut Fields, at: &Path<'_>, progress: pb::Progress) -> Progr
     Progress { percent, message }
 }
 
-/// A heartbeat: the project, the worker with its incarnation if it says so, and its leases.
-pub fn heartbeat(request: pb::HeartbeatRequest) -> Result<(ProjectId, Option<(String, String)>, Batch<Beat>)> {
+/// A heartbeat call.
+#[derive(Debug)]
+pub struct Heartbeat {
+    /// In this project.
+    pub project: ProjectId,
+    /// The worker and its incarnation, if it says so.
+    pub who: Option<(String, String)>,
+    /// The leases.
+    pub batch: Batch<Beat>,
+}
+
+/// A worker with its leases.
+pub fn heartbeat(request: pb::HeartbeatRequest) -> Result<Heartbeat> {
     let mut fields = Fields::new();
     let pb::HeartbeatRequest { parent, worker, incarnation, leases } = request;
     let project = name::parent(&mut fields, &Path::Request.field("parent"), &parent);
@@ -160,7 +171,7 @@ pub fn heartbeat(request: pb::HeartbeatRequest) -> Result<(ProjectId, Option<(St
         .then(|| (scalar::identifier(&mut fields, &Path::Request.field("worker"), worker), incarnation));
     let who = fields.finish(who)?;
     let batch = heartbeats(&project, &Path::Request.field("leases"), leases)?;
-    Ok((project, who, batch))
+    Ok(Heartbeat { project, who, batch })
 }
 
 /// Answers each lease.
@@ -349,7 +360,7 @@ mod tests {
         let one = |percent, message: &str| {
             let progress = Some(pb::Progress { percent, message: message.into() });
             let leases = vec![pb::LeaseHeartbeat { token: token(1), progress }];
-            heartbeat(pb::HeartbeatRequest { leases, ..Default::default() }).unwrap().2
+            heartbeat(pb::HeartbeatRequest { leases, ..Default::default() }).unwrap().batch
         };
         assert_eq!(one(100.0, "ok").items.len(), 1);
         for (percent, message) in [(f64::NAN, ""), (-0.1, ""), (100.1, ""), (1.0, "\0"), (1.0, &"x".repeat(1025))] {

@@ -30,8 +30,7 @@ pub fn request(request: pb::WatchTasksRequest) -> Result<(ProjectId, WatchReques
     }
     let resume_token = (!resume_token.is_empty()).then(|| without_nul(&mut fields, &at, resume_token));
     fields.finish(())?;
-    let request =
-        WatchRequest { filter: task::filter(&filter)?, filter_text: filter, task, resume_token, initial_state };
+    let request = WatchRequest { filter: task::filter(&filter)?, task, resume_token, initial_state };
     Ok((project, request))
 }
 
@@ -52,7 +51,7 @@ fn event(item: &WatchItem) -> Option<pb::TaskEvent> {
         WatchItem::Initial(found) => {
             Some(pb::TaskEvent { task: Some(task::task(found, false)), ..of_type(pb::task_event::Type::Initial) })
         }
-        WatchItem::Change { kind, event } => change(*kind, event),
+        WatchItem::Change { change, event } => self::change(*change, event),
     }
 }
 

@@ -39,9 +39,9 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// With these rules; every caller is the developer.
-    pub fn new(rules: AccessRules) -> Self {
-        Self { rules: Arc::new(rules), developer: caller::developer() }
+    /// With the rules of this binary; every caller is the developer.
+    pub fn load() -> anyhow::Result<Self> {
+        Ok(Self { rules: Arc::new(AccessRules::load()?), developer: caller::developer() })
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
             let answer = handler(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let layers = Layers::new(AccessRules::load().unwrap());
+        let layers = Layers::load().unwrap();
         layers.layer(inner).oneshot(request.body(()).unwrap()).await.unwrap()
     }
 
