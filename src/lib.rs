@@ -5,17 +5,17 @@
 //! program. ARCHITECTURE.md is the map.
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod app;
+#[cfg(feature = "server")]
+pub mod background;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
-pub mod app;
-#[cfg(feature = "server")]
-pub mod background;
 #[cfg(feature = "server")]
 pub mod context;
 #[cfg(feature = "server")]
@@ -27,6 +27,8 @@ pub mod ids;
 #[cfg(feature = "server")]
 pub mod live;
 pub mod pb;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "server")]
 pub mod shutdown;
 #[cfg(feature = "server")]
