@@ -33,5 +33,7 @@ pub mod server;
 pub mod shutdown;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;
