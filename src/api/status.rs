@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
@@ -29,6 +29,10 @@ const MAX_MESSAGE: usize = 1024;
 /// Most bytes of a value in `ErrorInfo.metadata`.
 const MAX_VALUE: usize = 256;
 
+/// Tells the retry policies of gRPC clients when to repeat (gRFC A6), in milliseconds; the same as [`SOON`].
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+const SHUTDOWN_PUSHBACK: &str = "100";
+
 /// When to repeat what only waits for its turn.
 const SOON: Duration = Duration::from_millis(100);
 /// When to repeat what waits for somebody's recovery.
@@ -44,7 +48,11 @@ pub fn to_status(error: &Error, request_id: &str) -> Status {
     let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), cut(v, MAX_VALUE))).collect();
     details.set_error_info(reason_name(reason), DOMAIN, metadata);
     details.set_request_info(request_id, "");
-    Status::with_error_details(code, cut(message, MAX_MESSAGE), details)
+    let mut status = Status::with_error_details(code, cut(message, MAX_MESSAGE), details);
+    if matches!(error, Error::ShuttingDown) {
+        status.metadata_mut().insert(PUSHBACK, MetadataValue::from_static(SHUTDOWN_PUSHBACK));
+    }
+    status
 }
 
 /// The status of an error as `google.rpc.Status`, for the items of a batch.
@@ -86,12 +94,22 @@ pub fn panicked(request_id: &str) -> Status {
 /// The error behind a status that tonic made of a message it could not read. It speaks of INTERNAL and OUT_OF_RANGE, but
 /// it is the request that is wrong. None when it is no such status.
 pub fn unreadable(status: &Status) -> Option<Error> {
-    let about = match (status.code(), status.message()) {
-        (Code::Internal, text) if text.contains("decode") => "cannot be read as this method's message",
-        (Code::OutOfRange, text) if text.contains("message length too large") => "is larger than 4 MiB",
+    let text = match (status.code(), status.message()) {
+        (Code::Internal, text) if text.contains("recursion limit") => {
+            "is nested too deeply; JSON may be 24 levels deep".to_owned()
+        }
+        (Code::Internal, text) if text.contains("decode") => {
+            // Before the last colon is only the way there.
+            let cause = text.rsplit(": ").next().unwrap_or(text);
+            format!("cannot be read as the message of this method: {cause}")
+        }
+        (Code::OutOfRange, text) if text.contains("message length too large") => {
+            "is larger than 4 MiB; send less at a time".to_owned()
+        }
         _ => return None,
     };
-    status.details().is_empty().then(|| Error::field("", format!("the request {about}: {}", status.message())))
+    // What we made ourselves has details.
+    status.details().is_empty().then(|| Error::field("request", text))
 }
 
 struct Answer {
@@ -348,6 +366,7 @@ mod tests {
             assert!(to_status(&error, "").get_error_details().retry_info().is_some(), "{error:?}");
         }
         assert!(to_status(&Error::StorageFull, "").get_error_details().retry_info().is_none());
+        assert_eq!(to_status(&Error::ShuttingDown, "").metadata().get(PUSHBACK).unwrap(), SHUTDOWN_PUSHBACK);
     }
 
     #[test]
@@ -376,8 +395,13 @@ mod tests {
 
     #[test]
     fn a_message_that_cannot_be_read_is_the_callers_fault() {
-        let garbled = Status::internal("failed to decode Protobuf message: invalid wire type");
-        assert_eq!(to_status(&unreadable(&garbled).unwrap(), "").code(), Code::InvalidArgument);
+        let garbled = Status::internal("failed to decode Protobuf message: Task.type: invalid wire type");
+        let status = to_status(&unreadable(&garbled).unwrap(), "");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "request: cannot be read as the message of this method: invalid wire type");
+        let deep =
+            Status::internal("failed to decode Protobuf message: Value.kind: Value.kind: recursion limit reached");
+        assert!(unreadable(&deep).unwrap().to_string().contains("24 levels"));
         assert!(unreadable(&panicked("r")).is_none());
         assert!(unreadable(&Status::not_found("x")).is_none());
     }

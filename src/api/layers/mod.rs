@@ -84,7 +84,8 @@ where
         let caller = caller::of(&request, self.layers.developer.clone(), id.clone());
         let method = request.uri().path().to_owned();
         let principal = caller.principal.clone();
-        let span = tracing::debug_span!("rpc", method, request.id = id, principal = &*principal);
+        // Of the highest level, so that the ids are in the lines of every level.
+        let span = tracing::error_span!("rpc", method, request.id = id, principal = &*principal);
         request.extensions_mut().insert(caller);
         let call = async move {
             let mut response = match rules.of(&method) {
