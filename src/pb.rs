@@ -1,6 +1,10 @@
 //! The wire types of `tasktower.v1`, generated from `proto/`. Only `api/`, the client side and the command line use them.
 
-#[allow(clippy::all, reason = "generated code; its documentation is that of the proto files")]
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; its documentation is that of the proto files"
+)]
 mod generated {
     tonic::include_proto!("tasktower.v1");
 }

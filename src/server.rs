@@ -56,6 +56,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let routes = api::routes(app.clone(), health.service.clone())?;
 
+    let layers = api::layers::Layers::load()?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let grpc = Server::builder()
         .tcp_nodelay(true)
@@ -67,6 +68,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         // Without a grace: tonic sends no GOAWAY when one is set. Streams end by their own age.
         .max_connection_age(age)
+        .layer(layers)
         .add_routes(routes)
         .serve_with_incoming_shutdown(Incoming::new(listener), draining.clone().cancelled_owned());
     let admin = Server::builder()

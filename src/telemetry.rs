@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `TASKTOWER_LOG` says otherwise, in the syntax of `RUST_LOG`.
-const DEFAULT_FILTER: &str = "info";
+const DEFAULT_FILTER: &str = "info,sea_orm_migration=warn";
 
 /// Starts logging. A terminal gets text, anything else JSON.
 pub fn start() -> anyhow::Result<()> {

@@ -110,7 +110,7 @@ impl App {
         if known().contains(project) {
             return Ok(());
         }
-        if !projects::exists(self.store(), project).await? {
+        if !Box::pin(projects::exists(self.store(), project)).await? {
             return Err(Error::NotFound { kind: "project", name: project_name(project) });
         }
         known().insert(project.clone());

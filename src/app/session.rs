@@ -105,7 +105,10 @@ impl App {
             out: out.clone(),
         };
         shutdown::spawn("session-grants", grants.run());
-        shutdown::spawn("session-signals", pass_signals(self.clone(), handle.shared.clone(), registration, signals, out));
+        shutdown::spawn(
+            "session-signals",
+            pass_signals(self.clone(), handle.shared.clone(), registration, signals, out),
+        );
         if draining {
             self.sessions().tell_all(project, &handle.identity.worker, &Signal::Drain);
         }

@@ -19,10 +19,7 @@ use crate::{
     },
     error::{Error, Result},
     ids::{ProjectId, TaskId},
-    store::{
-        journal,
-        tasks,
-    },
+    store::{journal, tasks},
 };
 
 /// A page of tasks.
@@ -113,10 +110,8 @@ impl App {
             tasks::list(self.store(), project, &ListQuery { limit: query.limit + 1, ..query }).await?;
         let more = found.len() > limit;
         found.truncate(limit);
-        let next = found
-            .last()
-            .filter(|_| more)
-            .map(|task| Position { create_time: task.spec.create_time, id: task.id });
+        let next =
+            found.last().filter(|_| more).map(|task| Position { create_time: task.spec.create_time, id: task.id });
         let revision = match revision {
             Some(revision) => revision,
             None => journal::position(self.store(), project).await?.map_or(0, |position| position.last),

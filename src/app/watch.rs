@@ -33,10 +33,7 @@ use crate::{
     ids::{ProjectId, TaskId},
     live::hub::{CutOff, Subscription},
     shutdown,
-    store::{
-        journal,
-        tasks,
-    },
+    store::{journal, tasks},
 };
 
 /// A watcher that cannot keep up for this long is ended.
@@ -108,7 +105,11 @@ pub enum WatchChange {
 
 impl App {
     /// Follows tasks. The stream ends without an error only when the one watched task is final.
-    pub async fn watch_tasks(&self, project: &ProjectId, request: WatchRequest) -> Result<BoxStream<Result<WatchBatch>>> {
+    pub async fn watch_tasks(
+        &self,
+        project: &ProjectId,
+        request: WatchRequest,
+    ) -> Result<BoxStream<Result<WatchBatch>>> {
         let position = self.position(project).await?;
         let cursor = match &request.resume_token {
             Some(token) => Some(self.read_token(project, token, position)?),
@@ -151,7 +152,8 @@ impl App {
     }
 
     fn token(&self, project: &ProjectId, revision: i64) -> String {
-        Token { incarnation: self.store().installation().incarnation, project: project_hash(project), revision }.encode()
+        Token { incarnation: self.store().installation().incarnation, project: project_hash(project), revision }
+            .encode()
     }
 
     fn read_token(&self, project: &ProjectId, token: &str, position: journal::Position) -> Result<i64> {

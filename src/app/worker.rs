@@ -121,7 +121,8 @@ impl App {
         let until = tokio::time::Instant::now() + request.wait;
         loop {
             let bell = self.wakeups().wait(project, want.clone(), request.max_tasks);
-            let answer = self.lease_now(caller, project, &want, request.max_tasks, &holder, request.key.clone()).await?;
+            let answer =
+                self.lease_now(caller, project, &want, request.max_tasks, &holder, request.key.clone()).await?;
             let Answer { value: tasks, replayed } = answer;
             if !tasks.is_empty() || replayed {
                 return Ok(Leased { tasks, drain: false, replayed });

@@ -34,7 +34,6 @@ const PROGRESS_EVENT_INTERVAL: Micros = SECOND;
 /// What happened to a task. The numbers are those of the wire and of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-#[allow(missing_docs)] // The proto enum TaskEvent.Kind says it all.
 pub enum EventKind {
     Submitted = 1,
     Leased = 2,

@@ -186,7 +186,7 @@ async fn check_sqlite_version(database: &DatabaseConnection) -> anyhow::Result<(
 }
 
 /// SQLite runs inside this process, so its clock is ours: the one place that may ask for it.
-#[allow(clippy::disallowed_methods)]
+#[allow(clippy::disallowed_methods, reason = "the one place that may ask the system for the time")]
 pub(super) fn process_time() -> Micros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

@@ -24,6 +24,7 @@ pub mod unique_keys;
 pub mod workers;
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -261,8 +262,10 @@ fn finished() -> StoreError {
     StoreError::Bug(anyhow::anyhow!("the transaction is finished"))
 }
 
-/// No wait on the database is without an end.
-async fn limited<T>(work: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+/// No wait on the database is without an end. Boxed, because the driver's futures are large and would be part of every
+/// caller's.
+async fn limited<T>(work: impl Future<Output = StoreResult<T>> + Send) -> StoreResult<T> {
+    let work: Pin<Box<dyn Future<Output = StoreResult<T>> + Send + '_>> = Box::pin(work);
     match tokio::time::timeout(STATEMENT_LIMIT, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(StoreError::Unavailable(anyhow::anyhow!("no answer within {}s", STATEMENT_LIMIT.as_secs()))),

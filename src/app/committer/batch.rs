@@ -242,11 +242,8 @@ impl Batcher {
         set: &Workset,
         claims: &Claims,
     ) -> Result<(Vec<String>, Option<i64>), Failed> {
-        let mut stats: Vec<queues::StatDelta> = set
-            .stats()
-            .into_iter()
-            .map(|(name, stat)| queues::StatDelta { name: name.to_owned(), ..stat })
-            .collect();
+        let mut stats: Vec<queues::StatDelta> =
+            set.stats().into_iter().map(|(name, stat)| queues::StatDelta { name: name.to_owned(), ..stat }).collect();
         stats.extend(claims.promoted_by_queue.iter().map(|(name, count)| queues::StatDelta {
             name: name.clone(),
             ready: *count,
@@ -382,9 +379,10 @@ impl Batcher {
             self.tell_session(project, change);
         }
         let Some(first) = first.filter(|_| self.hub.is_watched(project)) else { return };
-        let events = set.changes().iter().zip(first..).map(|((number, change), revision)| {
-            Arc::new(Event::of_change(change, revision, callers[*number].clone()))
-        });
+        let events =
+            set.changes().iter().zip(first..).map(|((number, change), revision)| {
+                Arc::new(Event::of_change(change, revision, callers[*number].clone()))
+            });
         self.hub.publish(project, events);
     }
 
@@ -423,7 +421,8 @@ async fn replay(
     pending: &[Pending],
     replies: &mut [Option<Result<Reply>>],
 ) -> Result<Vec<Option<RequestKey>>, Failed> {
-    let ids: Vec<Option<RequestKey>> = pending.iter().map(|p| key_of(&p.command).map(|key| request_key(p, key))).collect();
+    let ids: Vec<Option<RequestKey>> =
+        pending.iter().map(|p| key_of(&p.command).map(|key| request_key(p, key))).collect();
     let asked: Vec<RequestKey> = ids.iter().flatten().cloned().collect();
     if asked.is_empty() {
         return Ok(ids);

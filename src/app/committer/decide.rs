@@ -128,13 +128,7 @@ pub(super) fn submit(
 }
 
 fn answer(task: &Task, existing: bool) -> Submitted {
-    Submitted {
-        id: task.id.0,
-        existing,
-        revision: 0,
-        create_time: task.spec.create_time,
-        etag: task_etag(task),
-    }
+    Submitted { id: task.id.0, existing, revision: 0, create_time: task.spec.create_time, etag: task_etag(task) }
 }
 
 /// Leases one claimed task. None if it cannot be leased after all.
@@ -194,7 +188,9 @@ pub(super) fn change(
         Action::RunNow => transition::run_now(&task, now)?,
         Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
         Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
-        Action::Sweep => transition::sweep_running(&task, random, now).or_else(|| transition::sweep_waiting(&task, now)),
+        Action::Sweep => {
+            transition::sweep_running(&task, random, now).or_else(|| transition::sweep_waiting(&task, now))
+        }
     };
     let Some(change) = change else { return Ok(task) };
     let after = change.after.clone();

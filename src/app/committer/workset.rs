@@ -116,7 +116,12 @@ impl Workset {
                 let due = current.run_time <= self.now;
                 // An untouched task keeps the mark it was read with, so that it cancels out.
                 let untouched = slot.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current));
-                count(stats.entry(&current.spec.queue).or_default(), current, if untouched { slot.due_before } else { due }, 1);
+                count(
+                    stats.entry(&current.spec.queue).or_default(),
+                    current,
+                    if untouched { slot.due_before } else { due },
+                    1,
+                );
             }
         }
         for (_, change) in &self.changes {

@@ -20,6 +20,7 @@ use super::{
     report::{Latency, Times, rounded},
     session::{Session, Witness},
 };
+use crate::shutdown;
 use crate::{
     cli::Context,
     pb::{LeasedTask, Payload, ReportResult, payload::Kind},
@@ -103,7 +104,7 @@ pub async fn run(context: &Context, args: &LatencyArgs) -> anyhow::Result<Latenc
         batch: BATCH,
         witness: Stopwatch { origin, starts: starts.clone(), times: Times::new()?, seen: seen.clone() },
     };
-    let worker = tokio::spawn(worker.run(done.clone()));
+    let worker = shutdown::spawn("latency", worker.run(done.clone()));
 
     let mut calls = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));

@@ -73,8 +73,8 @@ pub async fn run(
     };
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let feeder = feed(&mut child, input);
-    let stdout = child.stdout.take().map(|pipe| tokio::spawn(capture(pipe)));
-    let stderr = child.stderr.take().map(|pipe| tokio::spawn(keep_tail(pipe)));
+    let stdout = child.stdout.take().map(|pipe| crate::shutdown::spawn("child", capture(pipe)));
+    let stderr = child.stderr.take().map(|pipe| crate::shutdown::spawn("child", keep_tail(pipe)));
 
     let ended = tokio::select! {
         status = child.wait() => status,
@@ -105,7 +105,7 @@ async fn stop_asked(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
 
 fn feed(child: &mut Child, input: Vec<u8>) -> JoinHandle<()> {
     let pipe = child.stdin.take();
-    tokio::spawn(async move {
+    crate::shutdown::spawn("child", async move {
         if let Some(mut pipe) = pipe {
             // A program that does not read its input is free to.
             let _ = pipe.write_all(&input).await;
@@ -245,7 +245,8 @@ mod tests {
         // The grandchild would write after a second.
         let command = format!("(sleep 1; echo late > {path}) & wait");
         let (stop, stopped) = watch::channel(None);
-        let running = tokio::spawn(async move { run(&command, Vec::new(), Vec::new(), stopped).await });
+        let running =
+            crate::shutdown::spawn("child", async move { run(&command, Vec::new(), Vec::new(), stopped).await });
         tokio::time::sleep(Duration::from_millis(200)).await;
         stop.send(Some(Stop::LeaseLost)).unwrap();
         assert!(matches!(running.await.unwrap(), Ended::Stopped(Stop::LeaseLost)));

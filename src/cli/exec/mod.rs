@@ -23,6 +23,7 @@ use uuid::Uuid;
 use self::leases::{Leases, Stop};
 use super::{Context, failure::Usage, task::parse_label, time::parse_duration};
 use crate::pb::WorkerIdentity;
+use crate::shutdown;
 
 /// The name of a worker has these characters and this length.
 const MAX_NAME_CHARS: usize = 128;
@@ -109,9 +110,9 @@ pub async fn run(context: &Context, args: ExecArgs) -> anyhow::Result<ExitCode> 
         host.identity.types.join(", "),
         context.api.authority()
     ));
-    let signals = tokio::spawn(obey_signals(host.clone(), grace));
-    let heartbeat = tokio::spawn(heartbeat::run(host.clone()));
-    let expiry = tokio::spawn(heartbeat::run_expiry(host.clone()));
+    let signals = shutdown::spawn("exec", obey_signals(host.clone(), grace));
+    let heartbeat = shutdown::spawn("exec", heartbeat::run(host.clone()));
+    let expiry = shutdown::spawn("exec", heartbeat::run_expiry(host.clone()));
     let outcome = leasing::run(&host).await;
     heartbeat.abort();
     expiry.abort();

@@ -14,6 +14,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tonic::{Code, Status};
 
+use crate::shutdown;
 use crate::{
     cli::{
         Context, failure, help, names,
@@ -53,7 +54,7 @@ pub async fn until_final(context: &Context, name: String, limit: Option<Duration
     let bar = spinner(&name);
     let display = std::io::stderr().is_terminal().then(|| {
         let (context, name, bar) = (context.clone(), name.clone(), bar.clone());
-        tokio::spawn(async move { show_progress(&context, name, &bar).await })
+        shutdown::spawn("wait", async move { show_progress(&context, name, &bar).await })
     });
     let task = wait(context, &name, limit).await;
     if let Some(display) = display {
