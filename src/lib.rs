@@ -1,8 +1,19 @@
 //! tasktower: the control tower for background tasks.
+//!
+//! The service, layer by layer: `api` knows the wire, `app` the use cases, `domain` the rules, `store` the database,
+//! `live` who is told at once, `background` the loops. `client` and `worker` are the other side of the wire; `cli` is the
+//! program. ARCHITECTURE.md is the map.
+
 #[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
 pub mod background;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
 #[cfg(feature = "server")]
 pub mod context;
 #[cfg(feature = "server")]
@@ -18,3 +29,5 @@ pub mod pb;
 pub mod shutdown;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "worker")]
+pub mod worker;

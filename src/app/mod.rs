@@ -1,76 +1,123 @@
-//! Stand-in.
+//! Use cases. RPC handlers and background loops come through here; each does its work in one transaction (the committer's
+//! for hot commands, a named write for rare ones) and tells the readers of the journal afterwards.
 
 pub mod activity;
 pub mod bulk_job;
 mod bulk_run;
+pub mod committer;
 mod housekeeping;
 mod named_write;
 pub mod project;
 pub mod queue;
+pub mod session;
 pub mod task;
+pub mod upkeep;
+pub mod watch;
+pub mod worker;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
-use self::activity::Activity;
+use self::{activity::Activity, committer::Committer, worker::Presence};
 use crate::{
     error::{Error, Result},
     ids::{ProjectId, project_name},
-    live::hub::Hub,
+    live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
     shutdown,
     store::{Store, projects},
 };
 
-/// Stand-in.
+/// A stream whose type is nobody's concern.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
 
-/// Stand-in.
+/// The service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    committer: Committer,
     hub: Arc<Hub>,
+    wakeups: Arc<Wakeups>,
+    sessions: Arc<Sessions>,
     activity: Activity,
+    presence: Presence,
+    /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
+    projects: std::sync::Mutex<HashSet<ProjectId>>,
+    /// Cancelled when the server begins to stop: streams and long-polls end.
     draining: CancellationToken,
 }
 
 impl App {
-    /// Stand-in.
+    /// The service on an open store. `draining` ends streams and long-polls.
     pub fn new(store: Store, draining: CancellationToken) -> Self {
-        Self(Arc::new(Inner { store, hub: Arc::default(), activity: Activity::default(), draining }))
+        let hub = Arc::new(Hub::default());
+        let wakeups = Arc::new(Wakeups::default());
+        let sessions = Arc::new(Sessions::default());
+        let committer = Committer::start(&store, &hub, &wakeups, &sessions);
+        Self(Arc::new(Inner {
+            store,
+            committer,
+            hub,
+            wakeups,
+            sessions,
+            activity: Activity::default(),
+            presence: Presence::default(),
+            projects: std::sync::Mutex::default(),
+            draining,
+        }))
     }
 
-    /// Stand-in.
+    /// The database.
     pub fn store(&self) -> &Store {
         &self.0.store
     }
 
-    /// Stand-in.
+    /// The fan-out of this process.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
     }
 
-    /// Stand-in.
+    /// The waiting leasers of this process.
+    pub fn wakeups(&self) -> &Arc<Wakeups> {
+        &self.0.wakeups
+    }
+
+    /// What went through the queues in the last minute.
     pub fn activity(&self) -> &Activity {
         &self.0.activity
     }
 
-    /// Stand-in.
+    /// Cancelled when the server begins to stop.
     pub fn draining(&self) -> &CancellationToken {
         &self.0.draining
     }
 
-    async fn require_project(&self, project: &ProjectId) -> Result<()> {
-        if projects::exists(self.store(), project).await? {
-            return Ok(());
-        }
-        Err(Error::NotFound { kind: "project", name: project_name(project) })
+    fn committer(&self) -> &Committer {
+        &self.0.committer
     }
 
+    fn sessions(&self) -> &Arc<Sessions> {
+        &self.0.sessions
+    }
+
+    /// Refuses a project that does not exist.
+    async fn require_project(&self, project: &ProjectId) -> Result<()> {
+        let known = || self.0.projects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if known().contains(project) {
+            return Ok(());
+        }
+        if !projects::exists(self.store(), project).await? {
+            return Err(Error::NotFound { kind: "project", name: project_name(project) });
+        }
+        known().insert(project.clone());
+        Ok(())
+    }
+
+    /// Runs database work that writes on its own, so that a caller who goes away cannot drop a transaction half-way.
     async fn detached<T: Send + 'static>(
         &self,
         name: &'static str,

@@ -1,74 +1,228 @@
-//! Stand-in.
+//! Tasks: submit, read, change, wait.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use super::App;
+use tokio::time::Instant;
+
+pub use super::committer::{Action, Answer, IdempotencyKey, NewSubmit, Submitted};
+use super::{
+    App,
+    committer::{Command, Item, Reply},
+};
 use crate::{
     context::Caller,
-    domain::{task::Task, transition},
+    domain::{
+        event::Subject,
+        task::{Attempt, Task},
+        transition::Patch,
+    },
     error::{Error, Result},
     ids::{ProjectId, TaskId},
     store::{
-        journal::{self, Entry},
-        tasks::{self, Net},
+        journal,
+        tasks::{self, ListQuery, Position},
     },
 };
 
-/// Stand-in.
+/// A page of tasks.
+#[derive(Debug)]
+pub struct TaskPage {
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// The revision of the project when it was read.
+    pub revision: i64,
+    /// Where the next page goes on; none at the end.
+    pub next: Option<Position>,
+}
+
+/// A page of attempts.
+#[derive(Debug)]
+pub struct AttemptPage {
+    /// The attempts, the first one first.
+    pub attempts: Vec<Attempt>,
+    /// The epoch after which the next page goes on; none at the end.
+    pub next: Option<i64>,
+}
+
+/// What an operator does to a task.
 #[derive(Clone, Debug)]
 pub enum TaskChange {
-    /// Stand-in.
+    /// Cancel it.
     Cancel {
-        /// Stand-in.
+        /// Why.
         reason: String,
     },
-    /// Stand-in.
+    /// Open it again.
+    Retry,
+    /// Make it due now.
+    RunNow,
+    /// Change what may change.
+    Update(Patch),
+    /// Delete it.
+    Delete {
+        /// It may be gone already.
+        allow_missing: bool,
+    },
+    /// Delete it, with an open dead letter too.
     Purge,
 }
 
 impl App {
-    /// Stand-in.
+    /// Submits tasks, all or none.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        tasks: Vec<NewSubmit>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Answer<Vec<Submitted>>> {
+        self.require_project(project).await?;
+        match self.committer().run(caller, project, Command::Submit { tasks, key }).await? {
+            Reply::Submitted(answer) => Ok(answer),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// One task.
+    pub async fn get_task(&self, project: &ProjectId, id: TaskId, full: bool) -> Result<Task> {
+        let found = tasks::get(self.store(), project, &[id], full).await?;
+        match found.into_iter().next() {
+            Some(task) => Ok(task),
+            None => {
+                self.require_project(project).await?;
+                Err(Error::task_not_found(project, id))
+            }
+        }
+    }
+
+    /// Some tasks, in the order asked; all of them must exist.
+    pub async fn batch_get_tasks(&self, project: &ProjectId, ids: &[TaskId], full: bool) -> Result<Vec<Task>> {
+        self.require_project(project).await?;
+        let found = tasks::get(self.store(), project, ids, full).await?;
+        let by_id: std::collections::HashMap<TaskId, Task> = found.into_iter().map(|task| (task.id, task)).collect();
+        ids.iter().map(|id| by_id.get(id).cloned().ok_or_else(|| Error::task_not_found(project, *id))).collect()
+    }
+
+    /// A page of tasks.
+    pub async fn list_tasks(&self, project: &ProjectId, query: ListQuery) -> Result<TaskPage> {
+        self.require_project(project).await?;
+        // One more than asked tells whether there is a next page.
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let (mut found, revision) =
+            tasks::list(self.store(), project, &ListQuery { limit: query.limit + 1, ..query }).await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found
+            .last()
+            .filter(|_| more)
+            .map(|task| Position { create_time: task.spec.create_time, id: task.id });
+        let revision = match revision {
+            Some(revision) => revision,
+            None => journal::position(self.store(), project).await?.map_or(0, |position| position.last),
+        };
+        Ok(TaskPage { tasks: found, revision, next })
+    }
+
+    /// A page of the attempts of a task, those with an epoch beyond `after`. The running one is the last.
+    pub async fn list_attempts(&self, project: &ProjectId, id: TaskId, after: i64, limit: i64) -> Result<AttemptPage> {
+        let task = self.get_task(project, id, false).await?;
+        let mut attempts = tasks::attempts(self.store(), project, id, after, limit + 1).await?;
+        // Both were read at their own time: an attempt that ended in between is among the ended ones.
+        if let Some(running) = Attempt::running(&task)
+            && running.epoch > after
+            && attempts.iter().all(|attempt| attempt.epoch < running.epoch)
+        {
+            attempts.push(running);
+        }
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let more = attempts.len() > limit;
+        attempts.truncate(limit);
+        let next = attempts.last().filter(|_| more).map(|attempt| attempt.epoch);
+        Ok(AttemptPage { attempts, next })
+    }
+
+    /// Changes one task. Answers it as it is then; none once it is deleted.
+    pub async fn change_task(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        id: TaskId,
+        change: TaskChange,
+        etag: Option<String>,
+    ) -> Result<Option<Task>> {
+        self.require_project(project).await?;
+        let allow_missing = matches!(change, TaskChange::Delete { allow_missing: true });
+        let deletes = matches!(change, TaskChange::Delete { .. } | TaskChange::Purge);
+        let items = vec![Item { task: id, action: action(change), etag }];
+        match self.change(caller, project, items).await?.pop() {
+            Some(Err(Error::NotFound { .. })) if allow_missing => Ok(None),
+            Some(outcome) => outcome.map(|task| (!deletes).then(|| Arc::unwrap_or_clone(task))),
+            None => Err(wrong_reply()),
+        }
+    }
+
+    /// Changes several tasks, each on its own.
     pub async fn change_tasks(
         &self,
         caller: &Caller,
         project: &ProjectId,
         changes: Vec<(TaskId, TaskChange)>,
     ) -> Result<Vec<Result<Arc<Task>>>> {
-        let mut tx = self.store().begin().await?;
-        let ids: Vec<TaskId> = changes.iter().map(|(id, _)| *id).collect();
-        tasks::lock(&mut tx, project, &ids, &ids.iter().copied().collect::<HashSet<_>>()).await?;
-        let loaded = tasks::load(&mut tx, project, ids.into_iter()).await?;
-        let (now, mut results, mut changed) = (tx.now(), Vec::new(), Vec::new());
-        for (id, change) in changes {
-            let Some(task) = loaded.iter().find(|l| l.task.id == id).map(|l| Arc::new(l.task.clone())) else {
-                results.push(Err(Error::task_not_found(project, id)));
-                continue;
-            };
-            let decided = match change {
-                TaskChange::Cancel { reason } => transition::cancel(&task, &reason, now),
-                TaskChange::Purge => transition::delete(&task, true, now).map(Some),
-            };
-            results.push(decided.map(|change| match change {
-                Some(change) => {
-                    let after = change.after.clone();
-                    changed.push(change);
-                    after
-                }
-                None => task,
-            }));
-        }
-        let nets: Vec<Net> = changed
-            .iter()
-            .map(|c| Net {
-                before: c.before.clone(),
-                after: (c.kind != transition::EventKind::Deleted).then(|| c.after.clone()),
-                ..Net::default()
-            })
-            .collect();
-        tasks::write(&mut tx, project, &nets).await?;
-        let entries: Vec<Entry<'_>> = changed.iter().map(|c| Entry::of_change(c, caller)).collect();
-        journal::append(&mut tx, project, &entries).await?;
-        tx.commit().await.map_err(|_| Error::CommitUnknown)?;
-        Ok(results)
+        let items =
+            changes.into_iter().map(|(task, change)| Item { task, action: action(change), etag: None }).collect();
+        self.change(caller, project, items).await
     }
+
+    pub(super) async fn change(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        items: Vec<Item>,
+    ) -> Result<Vec<Result<Arc<Task>>>> {
+        match self.committer().run(caller, project, Command::Change(items)).await? {
+            Reply::Changed(results) => Ok(results),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// Waits until a task is final, at most `wait`. Answers the task, FULL, and whether it is final.
+    pub async fn wait_task(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
+        let until = Instant::now() + wait;
+        loop {
+            // Subscribed before the look, so that an end right after it is not missed.
+            let mut events = self.subscribe(project, Some(id)).await?;
+            let task = self.get_task(project, id, true).await?;
+            if task.state.is_final() {
+                return Ok((task, true));
+            }
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    () = tokio::time::sleep_until(until) => return Ok((task, false)),
+                    () = self.draining().cancelled() => return Ok((task, false)),
+                };
+                match event.as_ref().map(|event| &event.subject) {
+                    Some(Subject::Task { after, .. }) if after.state.is_final() => break,
+                    Some(_) => {}
+                    // Cut off: look again.
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+fn action(change: TaskChange) -> Action {
+    match change {
+        TaskChange::Cancel { reason } => Action::Cancel { reason },
+        TaskChange::Retry => Action::Retry,
+        TaskChange::RunNow => Action::RunNow,
+        TaskChange::Update(patch) => Action::Update(patch),
+        TaskChange::Delete { .. } => Action::Delete { with_dead_letter: false },
+        TaskChange::Purge => Action::Delete { with_dead_letter: true },
+    }
+}
+
+pub(super) fn wrong_reply() -> Error {
+    Error::internal(anyhow::anyhow!("the committer answered another command"))
 }

@@ -147,6 +147,23 @@ pub async fn position(store: &Store, project: &ProjectId) -> StoreResult<Option<
         .transpose()
 }
 
+/// The last revision of each of some projects.
+pub async fn positions(store: &Store, projects: &[ProjectId]) -> StoreResult<Vec<(ProjectId, i64)>> {
+    let statement = Sql::new(
+        "-- journal::positions
+         WITH {x} SELECT c.project, c.revision FROM x JOIN counter c ON c.project = x.project",
+    )
+    .rows(Rows::new(projects.len()).text("project", projects.iter().map(ProjectId::as_str)));
+    let rows = store.fetch(statement).await?;
+    rows.iter()
+        .map(|row| {
+            let mut r = Reader::new(row);
+            let project: String = r.get()?;
+            Ok((ProjectId::new(&project), r.get()?))
+        })
+        .collect()
+}
+
 /// The rows after a revision, in order, at most `limit`.
 pub async fn read(store: &Store, project: &ProjectId, after: i64, limit: i64) -> StoreResult<Vec<Event>> {
     let statement = Sql::new(
@@ -190,17 +207,24 @@ fn unknown_kind(number: i16) -> StoreError {
     StoreError::Bug(anyhow::anyhow!("unknown journal kind {number}"))
 }
 
-/// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold.
+/// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold. Waits for
+/// the project's counter first, so that a COMMIT still under way on the broken connection has ended either way.
 pub async fn is_committed(store: &Store, project: &ProjectId, revision: i64, change: &Change) -> StoreResult<bool> {
+    let mut tx = store.begin().await?;
+    if tx.is_postgres() {
+        let wait = Sql::new("-- journal::is_committed\nSELECT revision FROM counter WHERE project = $1 FOR UPDATE");
+        tx.execute(wait.text(project.as_str())).await?;
+    }
     let statement = Sql::new(
         "-- journal::is_committed
          SELECT 1 FROM journal WHERE project = $1 AND revision = $2 AND task_id = $3 AND version = $4 AND time = $5",
-    );
-    let statement = statement
-        .text(project.as_str())
-        .int(revision)
-        .id(change.after.id.0)
-        .int(change.after.version)
-        .int(change.after.update_time);
-    Ok(!store.fetch(statement).await?.is_empty())
+    )
+    .text(project.as_str())
+    .int(revision)
+    .id(change.after.id.0)
+    .int(change.after.version)
+    .int(change.after.update_time);
+    let found = !tx.fetch(statement).await?.is_empty();
+    tx.rollback().await;
+    Ok(found)
 }

@@ -106,6 +106,11 @@ impl Store {
         Ok(Reader::new(row).get::<i64>()? + shift)
     }
 
+    /// Whether the database answers.
+    pub async fn ping(&self) -> StoreResult<()> {
+        self.fetch(Sql::new("-- store::ping\nSELECT revision FROM counter WHERE project = 'system'")).await.map(|_| ())
+    }
+
     /// Begins a write transaction and reads the database's time, once for all that is decided in it.
     pub async fn begin(&self) -> StoreResult<Tx> {
         limited(async {

@@ -87,8 +87,8 @@ pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> Stor
         select.and_where(if query.ascending { place.gt(last) } else { place.lt(last) });
     }
     select.order_by_expr(time, order.clone()).order_by_expr(id, order).limit(query.limit);
-    let revision = Expr::cust_with_values("(SELECT revision FROM counter WHERE project = $1)", [project.as_str()]);
-    select.expr(revision);
+    let of_project = Condition::all().add(Expr::col(("n", "project")).equals(("t", "project")));
+    select.join_as(JoinType::InnerJoin, "counter", "n", of_project).column(("n", "revision"));
 
     let rows = store.reader().query_all(&select).await?;
     let mut tasks = Vec::with_capacity(rows.len());

@@ -7,7 +7,7 @@ mod load;
 mod write;
 
 pub use self::{
-    claim::{Lane, claim, expired_running, expired_waiting, promote},
+    claim::{Lane, claim, due_lanes, expired_running, expired_waiting, is_overdue, promote},
     list::{COUNT_LIMIT, ListQuery, Position, attempts, count, get, list},
     load::{Loaded, last_attempts, load, lock},
     write::{Net, write},

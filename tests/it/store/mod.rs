@@ -4,6 +4,7 @@ mod bulk_jobs;
 mod idempotency;
 mod projects;
 mod queues;
+mod tasks;
 mod unique_keys;
 mod workers;
 

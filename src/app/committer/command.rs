@@ -1,0 +1,186 @@
+//! What the committer is asked to do, and what it answers.
+
+use std::{sync::Arc, time::Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::{
+    context::Caller,
+    domain::{
+        task::{Micros, Payload, Progress, Task},
+        transition::{Failure, Holder, NewTask, Patch},
+    },
+    error::Result,
+    ids::TaskId,
+    live::wakeups::Want,
+};
+
+/// A command with its way back.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) caller: Caller,
+    pub(super) command: Command,
+    /// After this nobody waits for the answer, so nothing is begun.
+    pub(super) deadline: Instant,
+    pub(super) answer: oneshot::Sender<Result<Reply>>,
+    /// The share of the memory budget it holds until it is answered.
+    pub(super) _budget: OwnedSemaphorePermit,
+}
+
+/// A hot command of one project.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Submits tasks, all or none.
+    Submit {
+        /// The tasks.
+        tasks: Vec<NewSubmit>,
+        /// Makes it safe to repeat.
+        key: Option<IdempotencyKey>,
+    },
+    /// Leases what is due.
+    Lease {
+        /// Queues and types.
+        want: Want,
+        /// Most tasks.
+        limit: usize,
+        /// Who takes them.
+        holder: Holder,
+        /// Makes it safe to repeat.
+        key: Option<IdempotencyKey>,
+    },
+    /// Changes tasks, each on its own.
+    Change(Vec<Item>),
+}
+
+/// A task to be submitted.
+#[derive(Clone, Debug)]
+pub struct NewSubmit {
+    /// The task.
+    pub new: NewTask,
+    /// Whether the caller chose the id, so that it may be taken.
+    pub id_given: bool,
+}
+
+/// Makes a call safe to repeat: the same key with the same request answers the first answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// As the caller gave it.
+    pub key: String,
+    /// The method it counts for.
+    pub method: &'static str,
+    /// A hash of the request without the key.
+    pub fingerprint: [u8; 32],
+}
+
+/// A change of one task.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The task.
+    pub task: TaskId,
+    /// What to do.
+    pub action: Action,
+    /// Refuse unless this is the current etag.
+    pub etag: Option<String>,
+}
+
+/// What to do with a task.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Extend the lease, keep the progress.
+    Heartbeat {
+        /// The lease.
+        epoch: i64,
+        /// How far it is.
+        progress: Option<Progress>,
+    },
+    /// Report success.
+    Complete {
+        /// The lease.
+        epoch: i64,
+        /// What the handler returned.
+        result: Option<Payload>,
+    },
+    /// Report failure.
+    Fail {
+        /// The lease.
+        epoch: i64,
+        /// Why, and what to do.
+        failure: Failure,
+    },
+    /// Give the lease back.
+    Release {
+        /// The lease.
+        epoch: i64,
+        /// Not due before this span.
+        delay: Option<Micros>,
+    },
+    /// Cancel.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// Open again.
+    Retry,
+    /// Make due now.
+    RunNow,
+    /// Change what may change.
+    Update(Patch),
+    /// Delete.
+    Delete {
+        /// Also with an open dead letter.
+        with_dead_letter: bool,
+    },
+    /// End what ran out of time.
+    Sweep,
+}
+
+impl Action {
+    /// Whether a final task may be changed by it, so that the wide row must be locked as well.
+    pub(super) fn is_deep(&self) -> bool {
+        matches!(self, Self::Retry | Self::Update(_) | Self::Delete { .. })
+    }
+
+    /// The epoch whose ended attempt a repeated report is compared with.
+    pub(super) fn repeated_epoch(&self) -> Option<i64> {
+        match self {
+            Self::Fail { epoch, .. } | Self::Release { epoch, .. } => Some(*epoch),
+            _ => None,
+        }
+    }
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// To a submit, in order.
+    Submitted(Answer<Vec<Submitted>>),
+    /// To a lease.
+    Leased(Answer<Vec<Arc<Task>>>),
+    /// To changes, in order: the task after it.
+    Changed(Vec<Result<Arc<Task>>>),
+}
+
+/// An answer, and whether it is that of an earlier call.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// The answer.
+    pub value: T,
+    /// It repeats the answer to an earlier call with the same key.
+    pub replayed: bool,
+}
+
+/// What became of a submitted task. Kept with the idempotency key, so a field, once shipped, keeps its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The task.
+    pub id: uuid::Uuid,
+    /// An open task held the unique key; this is it.
+    pub existing: bool,
+    /// The revision that holds the submit; 0 if `existing`.
+    pub revision: i64,
+    /// When the task was created.
+    pub create_time: Micros,
+    /// Its etag.
+    pub etag: String,
+}

@@ -1,0 +1,235 @@
+//! Decides one command against the working set: no I/O, only the rules of `domain::transition` and what was read before.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    command::{Action, Item, NewSubmit, Submitted},
+    workset::Workset,
+};
+use crate::{
+    domain::{
+        etag::task_etag,
+        task::{Attempt, Micros, Spec, Task},
+        task_state::TaskState,
+        transition::{self, Change, Holder, Reported},
+    },
+    error::{Error, Result},
+    ids::{ProjectId, TaskId, task_name},
+    store::unique_keys::{Holding, NewHolding, UniqueKey},
+};
+
+/// What the rules need besides the tasks.
+pub(super) struct Facts<'a> {
+    pub(super) project: &'a ProjectId,
+    pub(super) now: Micros,
+    /// Attempts that ended with an epoch somebody reports on again.
+    pub(super) last_attempts: &'a HashMap<(TaskId, i64), Attempt>,
+}
+
+/// The unique keys a batch is about: who held each when it was read, and who holds it now.
+#[derive(Debug, Default)]
+pub(super) struct UniqueKeys {
+    keys: HashMap<UniqueKey, KeySlot>,
+}
+
+#[derive(Debug, Default)]
+struct KeySlot {
+    before: Option<Holding>,
+    after: Option<Holding>,
+}
+
+impl UniqueKeys {
+    /// The keys as they were read.
+    pub(super) fn new(found: HashMap<UniqueKey, Holding>) -> Self {
+        let slot = |holding| KeySlot { before: Some(holding), after: Some(holding) };
+        Self { keys: found.into_iter().map(|(key, holding)| (key, slot(holding))).collect() }
+    }
+
+    fn holder(&self, key: &UniqueKey, now: Micros) -> Option<TaskId> {
+        let held = self.keys.get(key).and_then(|slot| slot.after)?;
+        held.expire_time.is_none_or(|t| t > now).then_some(held.task)
+    }
+
+    /// Follows a change: a submitted or reopened task takes its key, a final one lets go of it.
+    fn follow(&mut self, task: &Task, now: Micros) {
+        let Some(key) = unique_key_of(&task.spec) else { return };
+        let slot = self.keys.entry(key).or_default();
+        if task.state.is_final() {
+            slot.after = slot.after.filter(|holding| holding.task != task.id);
+        } else if slot.after.is_none_or(|holding| holding.expire_time.is_some_and(|t| t <= now)) {
+            let expire_time = task.spec.unique_ttl.map(|ttl| now.saturating_add(ttl));
+            slot.after = Some(Holding { task: task.id, expire_time });
+        }
+    }
+
+    /// Keys to let go of, with their holder.
+    pub(super) fn released(&self) -> Vec<(UniqueKey, TaskId)> {
+        let released = |(key, slot): (&UniqueKey, &KeySlot)| match (slot.before, slot.after) {
+            (Some(before), None) => Some((key.clone(), before.task)),
+            _ => None,
+        };
+        self.keys.iter().filter_map(released).collect()
+    }
+
+    /// Keys to take, with who held each before.
+    pub(super) fn taken(&self) -> Vec<NewHolding> {
+        let taken = |(key, slot): (&UniqueKey, &KeySlot)| {
+            let holding = slot.after.filter(|_| slot.before != slot.after)?;
+            Some(NewHolding { key: key.clone(), holding, from: slot.before.map(|before| before.task) })
+        };
+        self.keys.iter().filter_map(taken).collect()
+    }
+}
+
+/// The unique key of a task, with its scope.
+pub(super) fn unique_key_of(spec: &Spec) -> Option<UniqueKey> {
+    spec.unique_key.as_ref().map(|key| UniqueKey { task_type: spec.task_type.clone(), key: key.clone() })
+}
+
+/// Submits tasks, all or none. The revisions in the answer are filled in when they are known.
+pub(super) fn submit(
+    tasks: &[NewSubmit],
+    command: usize,
+    facts: &Facts<'_>,
+    set: &mut Workset,
+    keys: &mut UniqueKeys,
+) -> Result<Vec<Submitted>> {
+    // First look at all of them, so that a refusal leaves nothing behind.
+    let mut seen: HashSet<UniqueKey> = HashSet::new();
+    let mut ids: HashSet<TaskId> = HashSet::new();
+    for task in tasks {
+        let spec = &task.new.spec;
+        if let Some(key) = unique_key_of(spec)
+            && (keys.holder(&key, facts.now).is_some() || !seen.insert(key))
+        {
+            continue;
+        }
+        if task.id_given && (set.get(task.new.id).is_some() || !ids.insert(task.new.id)) {
+            return Err(Error::Exists { kind: "task", name: task_name(facts.project, task.new.id) });
+        }
+    }
+    let mut answers = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let spec = &task.new.spec;
+        let holder = unique_key_of(spec).and_then(|key| keys.holder(&key, facts.now));
+        if let Some(existing) = holder.and_then(|holder| set.get(holder)) {
+            answers.push(answer(existing, true));
+            continue;
+        }
+        let change = transition::submit(facts.project, task.new.clone(), facts.now);
+        answers.push(answer(&change.after, false));
+        keys.follow(&change.after, facts.now);
+        set.apply(command, change);
+    }
+    Ok(answers)
+}
+
+fn answer(task: &Task, existing: bool) -> Submitted {
+    Submitted {
+        id: task.id.0,
+        existing,
+        revision: 0,
+        create_time: task.spec.create_time,
+        etag: task_etag(task),
+    }
+}
+
+/// Leases one claimed task. None if it cannot be leased after all.
+pub(super) fn lease(
+    task: TaskId,
+    holder: &Holder,
+    duration: Micros,
+    command: usize,
+    now: Micros,
+    set: &mut Workset,
+) -> Option<Arc<Task>> {
+    let change = transition::lease(set.get(task)?, holder, duration, now)?;
+    let leased = change.after.clone();
+    set.apply(command, change);
+    Some(leased)
+}
+
+/// Changes one task and answers it as it is then. `random` in [0, 1) draws the back-off.
+pub(super) fn change(
+    item: &Item,
+    command: usize,
+    random: f64,
+    facts: &Facts<'_>,
+    set: &mut Workset,
+    keys: &mut UniqueKeys,
+) -> Result<Arc<Task>> {
+    let now = facts.now;
+    let Some(task) = set.get(item.task).cloned() else {
+        return Err(missing(item, facts.project));
+    };
+    if let Some(etag) = &item.etag {
+        let current = task_etag(&task);
+        if *etag != current {
+            return Err(Error::EtagMismatch { name: task_name(facts.project, task.id), current });
+        }
+    }
+    let last = item.action.repeated_epoch().and_then(|epoch| facts.last_attempts.get(&(task.id, epoch)));
+    let change = match &item.action {
+        Action::Heartbeat { epoch, progress } => {
+            let beat = transition::heartbeat(&task, *epoch, progress.clone(), now)?;
+            match beat.change {
+                Some(change) => Some(*change),
+                None => {
+                    set.replace(beat.task.clone());
+                    return Ok(beat.task);
+                }
+            }
+        }
+        Action::Complete { epoch, result } => changed(transition::complete(&task, *epoch, result.clone(), now)?),
+        Action::Fail { epoch, failure } => changed(transition::fail(&task, *epoch, failure, last, random, now)?),
+        Action::Release { epoch, delay } => changed(transition::release(&task, *epoch, *delay, last, now)?),
+        Action::Cancel { reason } => transition::cancel(&task, reason, now)?,
+        Action::Retry => {
+            require_free_key(&task, facts, keys)?;
+            Some(transition::retry(&task, now)?)
+        }
+        Action::RunNow => transition::run_now(&task, now)?,
+        Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
+        Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
+        Action::Sweep => transition::sweep_running(&task, random, now).or_else(|| transition::sweep_waiting(&task, now)),
+    };
+    let Some(change) = change else { return Ok(task) };
+    let after = change.after.clone();
+    keys.follow(&after, now);
+    set.apply(command, change);
+    Ok(after)
+}
+
+fn changed(reported: Reported) -> Option<Change> {
+    match reported {
+        Reported::Changed(change) => Some(*change),
+        Reported::Repeated => None,
+    }
+}
+
+/// A lease on a task that is gone is lost, as every old lease is; anything else is not found.
+fn missing(item: &Item, project: &ProjectId) -> Error {
+    match &item.action {
+        Action::Heartbeat { epoch, .. }
+        | Action::Complete { epoch, .. }
+        | Action::Fail { epoch, .. }
+        | Action::Release { epoch, .. } => Error::LeaseLost { task: task_name(project, item.task), epoch: *epoch },
+        _ => Error::task_not_found(project, item.task),
+    }
+}
+
+/// A task that is opened again takes its unique key back, so nobody else may hold it.
+fn require_free_key(task: &Task, facts: &Facts<'_>, keys: &UniqueKeys) -> Result<()> {
+    let Some(key) = unique_key_of(&task.spec) else { return Ok(()) };
+    match keys.holder(&key, facts.now) {
+        Some(holder) if holder != task.id => Err(Error::StateConflict {
+            name: task_name(facts.project, task.id),
+            state: TaskState::name(task.state),
+            hint: "another open task holds its unique_key; cancel that one first",
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,192 @@
+//! The write path: group commit.
+//!
+//! Every hot command of a project goes to one of a few *lanes*. A lane takes whatever gathered while its last batch was
+//! committing, groups it by project, and runs each group as one transaction: lock and read the rows concerned, decide
+//! each command with the pure rules, write all rows in a few statements, append the journal, commit; then it answers
+//! everybody and publishes. No timer: a lone command commits at once, a burst shares one fsync.
+//!
+//! Who owns what: a lane owns its transactions, so no caller that goes away can drop one. A command is answered exactly
+//! once, after the commit that holds its effect. A refused command, or one the database chokes on, never spoils its
+//! batch: the batch is taken apart and the others go on. Rows that another replica holds are not waited for; their
+//! commands come back in a later batch until their deadline.
+//!
+//! On PostgreSQL a project's submits, leases and reports have lanes of their own: they touch different rows, and the
+//! journal counter orders their commits. SQLite has one writer, so one lane.
+
+mod batch;
+mod command;
+mod decide;
+mod workset;
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, Reply, Submitted};
+use self::{batch::Batcher, command::Pending};
+use crate::{
+    context::Caller,
+    error::{Error, Result},
+    ids::ProjectId,
+    live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
+    shutdown,
+    store::Store,
+};
+
+/// Most tasks one transaction is about. Larger batches save little and make everybody wait.
+const BATCH_TASKS: usize = 2_000;
+/// Commands that may wait in a lane.
+const LANE_QUEUE: usize = 4_096;
+/// Memory that waiting commands may hold, in KiB: 64 MiB.
+const BUDGET_KIB: usize = 64 * 1024;
+/// A call is answered within this, whatever the database does.
+const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+/// Groups of lanes on PostgreSQL, each with one for submits, one for leases, one for changes.
+const POSTGRES_GROUPS: usize = 2;
+/// How long a lane waits for more before it tries commands again whose rows were held elsewhere.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// The handle of the write path. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Committer(Arc<Lanes>);
+
+#[derive(Debug)]
+struct Lanes {
+    lanes: Vec<mpsc::Sender<(ProjectId, Pending)>>,
+    groups: usize,
+    budget: Arc<Semaphore>,
+}
+
+/// What a lane does different work on.
+#[derive(Clone, Copy)]
+enum Class {
+    Submit = 0,
+    Lease = 1,
+    Change = 2,
+}
+
+const CLASSES: usize = 3;
+
+impl Committer {
+    /// Starts the lanes. They end when the last handle is dropped and what is queued is answered.
+    pub fn start(store: &Store, hub: &Arc<Hub>, wakeups: &Arc<Wakeups>, sessions: &Arc<Sessions>) -> Self {
+        let groups = if store.has_row_locks() { POSTGRES_GROUPS } else { 0 };
+        let batcher = Arc::new(Batcher::new(store.clone(), hub.clone(), wakeups.clone(), sessions.clone()));
+        let lanes = (0..(groups * CLASSES).max(1))
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel(LANE_QUEUE);
+                shutdown::spawn("committer-lane", run_lane(batcher.clone(), receiver));
+                sender
+            })
+            .collect();
+        Self(Arc::new(Lanes { lanes, groups, budget: Arc::new(Semaphore::new(BUDGET_KIB)) }))
+    }
+
+    /// Runs a command and answers after its commit. Dropping the future does not stop the command.
+    pub async fn run(&self, caller: &Caller, project: &ProjectId, command: Command) -> Result<Reply> {
+        let Ok(budget) = self.0.budget.clone().try_acquire_many_owned(command.cost_kib()) else {
+            return Err(Error::Overloaded);
+        };
+        let (answer, answered) = oneshot::channel();
+        let lane = self.lane(project, command.class());
+        let deadline = Instant::now() + COMMAND_LIMIT;
+        let pending = Pending { caller: caller.clone(), command, deadline, answer, _budget: budget };
+        lane.try_send((project.clone(), pending)).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+        })?;
+        match tokio::time::timeout_at((deadline + Duration::from_secs(1)).into(), answered).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => Err(Error::internal(anyhow::anyhow!("a batch ended without an answer"))),
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
+    }
+
+    fn lane(&self, project: &ProjectId, class: Class) -> &mpsc::Sender<(ProjectId, Pending)> {
+        let lanes = &self.0.lanes;
+        if self.0.groups == 0 {
+            return &lanes[0];
+        }
+        let mut hash = DefaultHasher::new();
+        project.hash(&mut hash);
+        let group = usize::try_from(hash.finish() % self.0.groups as u64).unwrap_or(0);
+        &lanes[group * CLASSES + class as usize]
+    }
+}
+
+impl Command {
+    fn class(&self) -> Class {
+        match self {
+            Self::Submit { .. } => Class::Submit,
+            Self::Lease { .. } => Class::Lease,
+            Self::Change(_) => Class::Change,
+        }
+    }
+
+    /// How many tasks it is about.
+    fn tasks(&self) -> usize {
+        match self {
+            Self::Submit { tasks, .. } => tasks.len(),
+            Self::Lease { limit, .. } => *limit,
+            Self::Change(items) => items.len(),
+        }
+    }
+
+    /// A rough measure of the memory it holds while it waits.
+    fn cost_kib(&self) -> u32 {
+        let bytes: usize = match self {
+            Self::Submit { tasks, .. } => {
+                tasks.iter().map(|t| 512 + t.new.input.as_ref().map_or(0, |input| input.data.len())).sum()
+            }
+            Self::Lease { .. } => 512,
+            Self::Change(items) => items
+                .iter()
+                .map(|item| match &item.action {
+                    Action::Complete { result: Some(result), .. } => 256 + result.data.len(),
+                    _ => 256,
+                })
+                .sum(),
+        };
+        // More than the whole budget would never be let in; it waits for all of it instead.
+        u32::try_from((bytes / 1024 + 1).min(BUDGET_KIB)).unwrap_or(1)
+    }
+}
+
+async fn run_lane(batcher: Arc<Batcher>, mut receiver: mpsc::Receiver<(ProjectId, Pending)>) {
+    // Commands whose rows another replica held.
+    let mut busy: Vec<(ProjectId, Pending)> = Vec::new();
+    loop {
+        let first = if busy.is_empty() {
+            receiver.recv().await
+        } else {
+            // Give the holder a moment; new commands do not wait for it.
+            tokio::time::timeout(BUSY_PAUSE, receiver.recv()).await.unwrap_or_else(|_| busy.pop())
+        };
+        let Some(first) = first else { break };
+        let mut groups: Vec<(ProjectId, Vec<Pending>)> = Vec::new();
+        let mut size = 0;
+        let mut take = |(project, pending): (ProjectId, Pending)| {
+            size += pending.command.tasks();
+            match groups.iter_mut().find(|(other, _)| *other == project) {
+                Some((_, group)) => group.push(pending),
+                None => groups.push((project, vec![pending])),
+            }
+            size < BATCH_TASKS
+        };
+        let mut room = take(first);
+        for pending in busy.drain(..) {
+            room = take(pending);
+        }
+        while room && let Ok(pending) = receiver.try_recv() {
+            room = take(pending);
+        }
+        for (project, group) in groups {
+            let again = batcher.run(&project, group).await;
+            busy.extend(again.into_iter().map(|pending| (project.clone(), pending)));
+        }
+    }
+}

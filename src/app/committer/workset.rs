@@ -1,0 +1,158 @@
+//! The tasks of one batch: as they were read, and as the decisions so far have made them. Decisions go through here one
+//! after the other, so two commands on one task see each other; what is written is the difference between the first and
+//! the last state, and one journal row for each change in between.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    domain::{
+        task::{Attempt, Micros, Task},
+        task_state::TaskState,
+        transition::{Change, DeadLetterReason, EventKind},
+    },
+    ids::TaskId,
+    store::{queues::StatDelta, tasks::Net},
+};
+
+/// The tasks of one batch.
+#[derive(Debug)]
+pub(super) struct Workset {
+    now: Micros,
+    slots: HashMap<TaskId, Slot>,
+    changes: Vec<(usize, Change)>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    before: Option<Arc<Task>>,
+    /// Whether the task was counted as due in its queue.
+    due_before: bool,
+    current: Option<Arc<Task>>,
+    attempts: Vec<Attempt>,
+    dead_letter: Option<DeadLetterReason>,
+}
+
+/// A task that became due: whom to wake for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Due {
+    pub(super) queue: String,
+    pub(super) task_type: String,
+}
+
+impl Workset {
+    pub(super) fn new(now: Micros) -> Self {
+        Self { now, slots: HashMap::new(), changes: Vec::new() }
+    }
+
+    /// Takes in a task as it was read. What is here already stays: it may have changed since.
+    pub(super) fn insert(&mut self, task: Task, due: bool) {
+        let task = Arc::new(task);
+        self.slots.entry(task.id).or_insert_with(|| Slot {
+            before: Some(task.clone()),
+            due_before: due,
+            current: Some(task),
+            ..Slot::default()
+        });
+    }
+
+    /// The task as it is now; none if it does not exist (any more).
+    pub(super) fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.slots.get(&id).and_then(|slot| slot.current.as_ref())
+    }
+
+    /// Takes in an accepted change; `command` is the number of the command that caused it.
+    pub(super) fn apply(&mut self, command: usize, change: Change) {
+        let slot = self.slots.entry(change.after.id).or_default();
+        slot.current = (change.kind != EventKind::Deleted).then(|| change.after.clone());
+        slot.attempts.extend(change.attempt.clone());
+        if change.dead_letter.is_some() {
+            slot.dead_letter = change.dead_letter;
+        }
+        self.changes.push((command, change));
+    }
+
+    /// Takes in a change that is no event: a lease extended.
+    pub(super) fn replace(&mut self, task: Arc<Task>) {
+        if let Some(slot) = self.slots.get_mut(&task.id) {
+            slot.current = Some(task);
+        }
+    }
+
+    /// The accepted changes in order, with the number of the command that caused each.
+    pub(super) fn changes(&self) -> &[(usize, Change)] {
+        &self.changes
+    }
+
+    /// What must be written.
+    pub(super) fn nets(&self) -> Vec<Net> {
+        let differs = |slot: &&Slot| match (&slot.before, &slot.current) {
+            (Some(before), Some(current)) => !Arc::ptr_eq(before, current),
+            (None, None) => false,
+            _ => true,
+        };
+        self.slots
+            .values()
+            .filter(differs)
+            .map(|slot| Net {
+                before: slot.before.clone(),
+                after: slot.current.clone(),
+                attempts: slot.attempts.clone(),
+                dead_letter: slot.dead_letter,
+            })
+            .collect()
+    }
+
+    /// How the figures of each queue change, by name.
+    pub(super) fn stats(&self) -> BTreeMap<&str, StatDelta> {
+        let mut stats: BTreeMap<&str, StatDelta> = BTreeMap::new();
+        for slot in self.slots.values() {
+            if let Some(before) = &slot.before {
+                count(stats.entry(&before.spec.queue).or_default(), before, slot.due_before, -1);
+            }
+            if let Some(current) = &slot.current {
+                let due = current.run_time <= self.now;
+                // An untouched task keeps the mark it was read with, so that it cancels out.
+                let untouched = slot.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current));
+                count(stats.entry(&current.spec.queue).or_default(), current, if untouched { slot.due_before } else { due }, 1);
+            }
+        }
+        for (_, change) in &self.changes {
+            let stat = stats.entry(&change.after.spec.queue).or_default();
+            match change.kind {
+                EventKind::Submitted => stat.submitted += 1,
+                EventKind::Leased => stat.leased += 1,
+                EventKind::Completed => stat.succeeded += 1,
+                EventKind::Failed | EventKind::TimedOut | EventKind::LeaseExpired => stat.failed += 1,
+                _ => {}
+            }
+        }
+        stats.retain(|_, stat| *stat != StatDelta::default());
+        stats
+    }
+
+    /// The queues and types in which tasks became due, with how many.
+    pub(super) fn due(&self) -> BTreeMap<Due, usize> {
+        let mut due = BTreeMap::new();
+        for slot in self.slots.values() {
+            let Some(task) = slot.current.as_ref().filter(|task| task.is_due(self.now)) else { continue };
+            let was_due = slot.before.as_ref().is_some_and(|before| before.state.is_waiting()) && slot.due_before;
+            if !was_due {
+                let key = Due { queue: task.spec.queue.clone(), task_type: task.spec.task_type.clone() };
+                *due.entry(key).or_default() += 1;
+            }
+        }
+        due
+    }
+}
+
+fn count(stat: &mut StatDelta, task: &Task, due: bool, by: i64) {
+    match task.state {
+        TaskState::Running => stat.running += by,
+        state if state.is_waiting() && due => stat.ready += by,
+        state if state.is_waiting() => stat.delayed += by,
+        _ => {}
+    }
+}

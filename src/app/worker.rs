@@ -1,0 +1,333 @@
+//! Workers: lease, heartbeat, report; who they are and how they are.
+//!
+//! Leasing waits without holding anything: a leaser registers its wish, looks once, and sleeps until a task of its kind
+//! becomes due or the dispatch loop finds one. Presence (when a worker was last seen) is written at most every
+//! [`PRESENCE_INTERVAL`] per incarnation, beside the hot path.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    App,
+    committer::{Action, Answer, Command, IdempotencyKey, Item, Reply},
+    task::wrong_reply,
+};
+use crate::{
+    context::Caller,
+    domain::{
+        event::ResourceKind,
+        task::{Micros, Payload, Progress, Task},
+        task_state::TaskState,
+        transition::{Failure, Holder},
+        worker::{Identity, Worker},
+    },
+    error::{Error, Result},
+    ids::{ProjectId, TaskId, worker_name},
+    live::{sessions::Signal, wakeups::Want},
+    store::{
+        CommitError,
+        journal::{self, Entry},
+        workers,
+    },
+};
+
+/// When a worker was last seen is written at most this often per incarnation.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(10);
+/// Incarnations remembered for that; beyond it the memory starts afresh.
+const PRESENCE_LIMIT: usize = 20_000;
+
+/// What a worker asks for.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// Who asks, and for which queues and types.
+    pub identity: Identity,
+    /// Most tasks.
+    pub max_tasks: usize,
+    /// How long to wait for the first.
+    pub wait: Duration,
+    /// Makes it safe to repeat.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// What a worker gets.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// The tasks, RUNNING, FULL.
+    pub tasks: Vec<Arc<Task>>,
+    /// Stop leasing and end.
+    pub drain: bool,
+    /// The answer repeats that of an earlier call.
+    pub replayed: bool,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// It succeeded.
+    Complete {
+        /// What the handler returned.
+        result: Option<Payload>,
+    },
+    /// It failed.
+    Fail(Failure),
+    /// It is given back.
+    Release {
+        /// Not due before this span.
+        delay: Option<Micros>,
+    },
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug)]
+pub struct HeartbeatAnswer {
+    /// One a lease, in order.
+    pub results: Vec<Result<Extended>>,
+    /// Stop leasing and end.
+    pub drain: bool,
+}
+
+/// A lease that was extended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extended {
+    /// How long it lasts from now.
+    pub duration: Micros,
+    /// Set when cancellation was asked for: why.
+    pub cancel: Option<String>,
+}
+
+/// When each incarnation was last written, and whether it was told to drain.
+#[derive(Debug, Default)]
+pub(super) struct Presence(Mutex<HashMap<(ProjectId, String, String), Seen>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Instant,
+    draining: bool,
+}
+
+impl App {
+    /// Leases what is due, waiting up to `wait` for the first task.
+    pub async fn lease_tasks(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
+        self.require_project(project).await?;
+        let draining = self.note_presence(project, &request.identity).await?;
+        if draining {
+            return Ok(Leased { tasks: Vec::new(), drain: true, replayed: false });
+        }
+        let want = want_of(&request.identity);
+        let holder = holder_of(&request.identity);
+        let until = tokio::time::Instant::now() + request.wait;
+        loop {
+            let bell = self.wakeups().wait(project, want.clone(), request.max_tasks);
+            let answer = self.lease_now(caller, project, &want, request.max_tasks, &holder, request.key.clone()).await?;
+            let Answer { value: tasks, replayed } = answer;
+            if !tasks.is_empty() || replayed {
+                return Ok(Leased { tasks, drain: false, replayed });
+            }
+            tokio::select! {
+                _ = bell => {}
+                () = tokio::time::sleep_until(until) => return Ok(Leased { tasks, drain: false, replayed }),
+                () = self.draining().cancelled() => return Ok(Leased { tasks, drain: false, replayed }),
+            }
+        }
+    }
+
+    /// Leases what is due now.
+    pub(super) async fn lease_now(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        want: &Want,
+        limit: usize,
+        holder: &Holder,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Answer<Vec<Arc<Task>>>> {
+        let command = Command::Lease { want: want.clone(), limit, holder: holder.clone(), key };
+        match self.committer().run(caller, project, command).await? {
+            Reply::Leased(answer) => Ok(answer),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// Reports on attempts, each on its own; answers the state of each task after it.
+    pub async fn report(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        reports: Vec<(TaskId, i64, Report)>,
+    ) -> Result<Vec<Result<TaskState>>> {
+        let action = |epoch, report| match report {
+            Report::Complete { result } => Action::Complete { epoch, result },
+            Report::Fail(failure) => Action::Fail { epoch, failure },
+            Report::Release { delay } => Action::Release { epoch, delay },
+        };
+        let items = reports
+            .into_iter()
+            .map(|(task, epoch, report)| Item { task, action: action(epoch, report), etag: None })
+            .collect();
+        let results = self.change(caller, project, items).await?;
+        Ok(results.into_iter().map(|result| result.map(|task| task.state)).collect())
+    }
+
+    /// Extends leases, keeps progress, and says what to stop. `who` is the worker and its incarnation.
+    pub async fn heartbeat(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        who: Option<(String, String)>,
+        beats: Vec<(TaskId, i64, Option<Progress>)>,
+    ) -> Result<HeartbeatAnswer> {
+        self.require_project(project).await?;
+        let drain = match who {
+            Some((worker, incarnation)) => self.touch(project, worker, incarnation).await?,
+            None => false,
+        };
+        let items: Vec<Item> = beats
+            .into_iter()
+            .map(|(task, epoch, progress)| Item { task, action: Action::Heartbeat { epoch, progress }, etag: None })
+            .collect();
+        if items.is_empty() {
+            return Ok(HeartbeatAnswer { results: Vec::new(), drain });
+        }
+        let results = self.change(caller, project, items).await?;
+        let extended = |task: Arc<Task>| {
+            let lease = task.lease.as_ref();
+            let cancel = lease.filter(|lease| lease.cancel_time.is_some());
+            Extended {
+                duration: lease.map_or(0, |lease| lease.duration),
+                cancel: cancel.map(|lease| lease.cancel_reason.clone().unwrap_or_default()),
+            }
+        };
+        Ok(HeartbeatAnswer { results: results.into_iter().map(|r| r.map(extended)).collect(), drain })
+    }
+
+    /// One worker.
+    pub async fn get_worker(&self, project: &ProjectId, name: &str) -> Result<Worker> {
+        self.require_project(project).await?;
+        workers::get(self.store(), project, name).await?.ok_or_else(|| not_found(project, name))
+    }
+
+    /// Workers by name, those after `after`; and the name after which the next page goes on.
+    pub async fn list_workers(
+        &self,
+        project: &ProjectId,
+        after: Option<String>,
+        limit: i64,
+    ) -> Result<(Vec<Worker>, Option<String>)> {
+        self.require_project(project).await?;
+        let mut found = workers::list(self.store(), project, after.as_deref(), limit + 1).await?;
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|worker| worker.name.clone());
+        Ok((found, next))
+    }
+
+    /// Tells every live incarnation of a worker to take no more tasks.
+    pub async fn drain_worker(&self, caller: &Caller, project: &ProjectId, name: &str) -> Result<Worker> {
+        // An OFFLINE worker has nothing to drain, but an unknown one is a mistake.
+        self.get_worker(project, name).await?;
+        let (app, caller, project, name) = (self.clone(), caller.clone(), project.clone(), name.to_owned());
+        self.detached("drain-worker", async move {
+            let mut tx = app.store().begin().await?;
+            workers::drain(&mut tx, &project, &name).await?;
+            let resource = worker_name(&project, &name);
+            let entry = Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), None, &caller);
+            journal::append(&mut tx, &project, &[entry]).await?;
+            tx.commit().await.map_err(commit_error)?;
+            app.hub().journal_moved(&project);
+            app.0.presence.forget(&project, &name);
+            app.sessions().tell_all(&project, &name, &Signal::Drain);
+            app.get_worker(&project, &name).await
+        })
+        .await
+    }
+
+    /// Notes that a worker was seen, and answers whether it was told to drain.
+    pub(super) async fn note_presence(&self, project: &ProjectId, identity: &Identity) -> Result<bool> {
+        let key = (project.clone(), identity.worker.clone(), identity.incarnation.clone());
+        if let Some(seen) = self.0.presence.fresh(&key) {
+            return Ok(seen.draining);
+        }
+        let (app, project, identity) = (self.clone(), project.clone(), identity.clone());
+        let draining = self
+            .detached("note-presence", async move {
+                let mut tx = app.store().begin().await?;
+                let now = tx.now();
+                workers::seen(&mut tx, &project, &[(identity.clone(), now)]).await?;
+                tx.commit().await.map_err(commit_error)?;
+                Ok(workers::is_draining(app.store(), &project, &identity.worker, &identity.incarnation).await?)
+            })
+            .await?;
+        self.0.presence.note(key, draining);
+        Ok(draining)
+    }
+
+    /// Notes that an incarnation is still there, and answers whether it was told to drain.
+    async fn touch(&self, project: &ProjectId, worker: String, incarnation: String) -> Result<bool> {
+        let key = (project.clone(), worker, incarnation);
+        if let Some(seen) = self.0.presence.fresh(&key) {
+            return Ok(seen.draining);
+        }
+        let (app, entry) = (self.clone(), key.clone());
+        let draining = self
+            .detached("touch-worker", async move {
+                let (project, worker, incarnation) = entry;
+                let mut tx = app.store().begin().await?;
+                workers::touch(&mut tx, &project, &[(worker.clone(), incarnation.clone())]).await?;
+                tx.commit().await.map_err(commit_error)?;
+                Ok(workers::is_draining(app.store(), &project, &worker, &incarnation).await?)
+            })
+            .await?;
+        self.0.presence.note(key, draining);
+        Ok(draining)
+    }
+}
+
+impl Presence {
+    fn fresh(&self, key: &(ProjectId, String, String)) -> Option<Seen> {
+        let seen = self.lock();
+        seen.get(key).copied().filter(|seen| seen.at.elapsed() < PRESENCE_INTERVAL)
+    }
+
+    fn note(&self, key: (ProjectId, String, String), draining: bool) {
+        let mut seen = self.lock();
+        if seen.len() >= PRESENCE_LIMIT {
+            seen.clear();
+        }
+        seen.insert(key, Seen { at: Instant::now(), draining });
+    }
+
+    fn forget(&self, project: &ProjectId, worker: &str) {
+        self.lock().retain(|(p, w, _), _| p != project || w != worker);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, String, String), Seen>> {
+        // A panic while it was held left nothing half-done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn want_of(identity: &Identity) -> Want {
+    Want { queues: Arc::from(identity.queues.as_slice()), types: Arc::from(identity.types.as_slice()) }
+}
+
+pub(super) fn holder_of(identity: &Identity) -> Holder {
+    Holder { worker: identity.worker.clone(), incarnation: identity.incarnation.clone() }
+}
+
+fn not_found(project: &ProjectId, name: &str) -> Error {
+    Error::NotFound { kind: "worker", name: worker_name(project, name) }
+}
+
+pub(super) fn commit_error(error: CommitError) -> Error {
+    match error {
+        CommitError::RolledBack(cause) => cause.into(),
+        CommitError::Unknown(cause) => {
+            tracing::warn!(%cause, "the connection broke during a commit");
+            Error::CommitUnknown
+        }
+    }
+}

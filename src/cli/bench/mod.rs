@@ -1,0 +1,57 @@
+//! `tasktower bench …`: measures a server from outside, by the public API only.
+//!
+//! Cast: each scenario has a file; `runner` keeps K calls in flight; `session` is a worker's stream; `report` is the one
+//! JSON object a run ends with. Every run uses a queue of its own, so runs do not mix. Any refusal that would not pass
+//! by itself ends the run with the error: figures of a broken run are worse than none.
+
+mod latency;
+mod lifecycle;
+mod load;
+mod read;
+mod report;
+mod runner;
+mod session;
+mod submit;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{Context, help};
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+#[command(before_help = help::BENCH)]
+pub enum BenchCommand {
+    /// Submit N tasks, run them with an empty handler, check that all SUCCEEDED
+    Lifecycle(lifecycle::LifecycleArgs),
+    /// Submit with K calls in flight
+    Submit(submit::SubmitArgs),
+    /// From submit to the start of the handler, at a fixed rate
+    Latency(latency::LatencyArgs),
+    /// Read with K calls in flight: nine GetTask to one ListTasks
+    Read(read::ReadArgs),
+    /// N streams, each on a task of its own; is every change delivered once?
+    Watch(watch::WatchArgs),
+}
+
+/// How results are told.
+#[derive(Args, Clone, Copy, Debug)]
+struct Tell {
+    /// One JSON object on the last line of stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a scenario.
+pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        BenchCommand::Lifecycle(args) => report::tell(&lifecycle::run(context, &args).await?, args.tell)?,
+        BenchCommand::Submit(args) => report::tell(&submit::run(context, &args).await?, args.tell)?,
+        BenchCommand::Latency(args) => report::tell(&latency::run(context, &args).await?, args.tell)?,
+        BenchCommand::Read(args) => report::tell(&read::run(context, &args).await?, args.tell)?,
+        BenchCommand::Watch(args) => report::tell(&watch::run(context, &args).await?, args.tell)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,173 @@
+//! What a run ends with. The keys are fixed: other programs read them.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::Tell;
+use crate::cli::output::{print, to_yaml};
+
+/// Latencies are recorded in microseconds up to this; anything slower counts as this.
+const LONGEST_MICROS: u64 = 600_000_000;
+/// Three digits: within 0.1 %.
+const DIGITS: u8 = 3;
+const MICROS_PER_MILLI: f64 = 1_000.0;
+/// Figures are told to three decimals; more would be noise.
+const DECIMALS: f64 = 1_000.0;
+
+/// Result of `bench lifecycle`.
+#[derive(Debug, Serialize)]
+pub struct Lifecycle {
+    pub scenario: &'static str,
+    pub tasks: u64,
+    pub seconds: f64,
+    pub tasks_per_s: f64,
+    pub submit_per_s: f64,
+    pub process_per_s: f64,
+    pub lost: u64,
+    pub duplicated: u64,
+}
+
+/// Result of `bench submit` and `bench read`.
+#[derive(Debug, Serialize)]
+pub struct Throughput {
+    pub scenario: &'static str,
+    pub submitted: u64,
+    pub per_s: f64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// Result of `bench latency`.
+#[derive(Debug, Serialize)]
+pub struct Latency {
+    pub scenario: &'static str,
+    pub rate: f64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+    pub samples: u64,
+}
+
+/// Result of `bench watch`.
+#[derive(Debug, Serialize)]
+pub struct Watch {
+    pub scenario: &'static str,
+    pub streams: u64,
+    pub delivered: u64,
+    pub missed: u64,
+    pub duplicated: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub server_rss_per_stream_bytes: Option<u64>,
+}
+
+/// Prints a result: one line of JSON, or key by key for people.
+pub(super) fn tell(result: &impl Serialize, tell: Tell) -> anyhow::Result<()> {
+    print(&if tell.json { serde_json::to_string(result)? } else { to_yaml(result)? })
+}
+
+/// Times of calls.
+pub struct Times(Histogram<u64>);
+
+impl Times {
+    /// No times yet.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self(Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS)?))
+    }
+
+    /// Adds one.
+    pub fn record(&mut self, time: Duration) {
+        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(LONGEST_MICROS).max(1));
+    }
+
+    /// Adds those of another.
+    pub fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        Ok(self.0.add(&other.0)?)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time within which this share of the calls ended, in milliseconds.
+    pub fn quantile_ms(&self, share: f64) -> f64 {
+        // Microseconds up to 2^53 are exact as f64.
+        rounded(self.0.value_at_quantile(share) as f64 / MICROS_PER_MILLI)
+    }
+}
+
+/// To three decimals.
+pub fn rounded(number: f64) -> f64 {
+    (number * DECIMALS).round() / DECIMALS
+}
+
+/// So many in this time, per second.
+pub fn per_second(count: u64, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { rounded(count as f64 / seconds) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys are a promise to the programs that read them.
+    #[test]
+    fn keys_are_as_promised() {
+        let keys = |value: serde_json::Value| {
+            let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+            keys.sort();
+            keys.join(" ")
+        };
+        let lifecycle = Lifecycle {
+            scenario: "lifecycle",
+            tasks: 1,
+            seconds: 1.0,
+            tasks_per_s: 1.0,
+            submit_per_s: 1.0,
+            process_per_s: 1.0,
+            lost: 0,
+            duplicated: 0,
+        };
+        assert_eq!(
+            keys(serde_json::to_value(lifecycle).unwrap()),
+            "duplicated lost process_per_s scenario seconds submit_per_s tasks tasks_per_s"
+        );
+        let submit = Throughput { scenario: "submit", submitted: 1, per_s: 1.0, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0 };
+        assert_eq!(keys(serde_json::to_value(submit).unwrap()), "p50_ms p95_ms p99_ms per_s scenario submitted");
+        let latency = Latency { scenario: "latency", rate: 1.0, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0, samples: 1 };
+        assert_eq!(keys(serde_json::to_value(latency).unwrap()), "p50_ms p95_ms p99_ms rate samples scenario");
+        let watch = Watch {
+            scenario: "watch",
+            streams: 1,
+            delivered: 1,
+            missed: 0,
+            duplicated: 0,
+            p50_ms: 1.0,
+            p99_ms: 1.0,
+            server_rss_per_stream_bytes: None,
+        };
+        assert_eq!(
+            keys(serde_json::to_value(watch).unwrap()),
+            "delivered duplicated missed p50_ms p99_ms scenario server_rss_per_stream_bytes streams"
+        );
+    }
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        let mut times = Times::new().unwrap();
+        for millis in 1..=100 {
+            times.record(Duration::from_millis(millis));
+        }
+        let mut all = Times::new().unwrap();
+        all.add(&times).unwrap();
+        assert_eq!(all.count(), 100);
+        assert!((all.quantile_ms(0.5) - 50.0).abs() < 0.1);
+        assert!((all.quantile_ms(0.99) - 99.0).abs() < 0.1);
+        assert!(per_second(10, Duration::from_secs(4)) == 2.5);
+    }
+}

@@ -1,0 +1,111 @@
+//! Help texts: examples first, then what the options mean. Lines stay below 90 columns, else clap breaks them.
+
+use clap::Command;
+
+/// The order in which every help page tells its story.
+const TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
+/// Sets the template on a command and on all below it; clap does not hand it down.
+pub fn with_template(command: Command) -> Command {
+    command.help_template(TEMPLATE).mut_subcommands(with_template)
+}
+
+pub const ROOT: &str = "\
+Examples:
+  tasktower dev --demo                                     a server with something to see
+  tasktower watch                                          tasks as they change
+  tasktower submit email.send --input '{\"to\":\"a@example.org\"}' --wait
+  tasktower list --filter 'state = FAILED'
+  tasktower worker --exec ./handler.sh --type email.send   any program as a worker
+
+Exit codes: 0 ok, 1 local error, 2 usage, 3 the awaited task did not succeed,
+64 + gRPC code for a refused call.";
+
+pub const SUBMIT: &str = "\
+Examples:
+  tasktower submit email.send --input '{\"to\":\"a@example.org\"}'
+  tasktower submit report.build --input @report.json --queue reports --priority 5 --wait
+  tasktower submit invoice.sync --run-at +10m --timeout 30s --max-attempts 3 --unique-key invoice-17
+  generate | tasktower submit import --input -";
+
+pub const LIST: &str = "\
+Examples:
+  tasktower list
+  tasktower list --filter 'state = FAILED AND queue = \"email\"' -o wide
+  tasktower list --filter 'labels.team = \"core\"' --limit 0 -o name";
+
+pub const WATCH: &str = "\
+Examples:
+  tasktower watch
+  tasktower watch --filter 'queue = \"email\"' --initial-state
+  tasktower watch 0199a3b25c11
+  tasktower watch -o jsonl | jq .task.name
+
+A lost connection is taken up again where it broke; nothing is lost, nothing comes twice.
+In jsonl the last event of each message carries `resumeToken`; give it to --resume-token
+to go on from there later.";
+
+pub const CANCEL: &str = "\
+Examples:
+  tasktower cancel 0199a3b25c11 --reason 'not needed any more'
+  tasktower cancel --filter 'queue = \"email\" AND state = PENDING' --dry-run
+  tasktower cancel --filter 'queue = \"email\" AND state = PENDING' --yes";
+
+pub const PURGE: &str = "\
+Examples:
+  tasktower task purge --filter 'state = SUCCEEDED AND finish_time < \"2026-01-01T00:00:00Z\"' --dry-run
+  tasktower task purge --filter 'state = FAILED' --yes";
+
+pub const WAIT: &str = "\
+Examples:
+  tasktower task wait 0199a3b25c11
+  tasktower task wait 0199a3b25c11 --timeout 5m -o json
+
+Exit code 0 when it SUCCEEDED, 3 when it FAILED or was CANCELLED, 68 when the time was
+over first.";
+
+pub const UPDATE: &str = "\
+Examples:
+  tasktower task update 0199a3b25c11 --priority 10
+  tasktower task update 0199a3b25c11 --run-at +1h --label team=core --label old-
+  tasktower task update 0199a3b25c11 --expire-at never";
+
+pub const QUEUE_SET: &str = "\
+Examples:
+  tasktower queue set email --max-running 20 --rate 100/s
+  tasktower queue set email --rate 5000/1h --burst 100 --lease-duration 2m
+  tasktower queue set email --rate none --max-running 0        no limits";
+
+pub const WORKER: &str = "\
+Examples:
+  tasktower worker --exec ./send-mail --type email.send --queue email --slots 4
+  tasktower worker --exec 'jq .to' --type email.check
+  tasktower worker list
+  tasktower worker drain build-host
+
+How a program run by --exec sees a task, and is understood:
+  stdin      the input: JSON text, or the bytes as they are
+  stdout     the result: JSON if it parses, else text, else bytes; at most 256 KiB
+  stderr     shown here; the last 8 KiB go into the error details of a failure
+  exit 0     success
+  exit 65    (EX_DATAERR) failure that is not tried again
+  exit N     any other, 75 (EX_TEMPFAIL) included: failure with error type `ExitCode`,
+             tried again as the task's retry settings say
+  variables  TASKTOWER_TASK, TASKTOWER_TASK_TYPE, TASKTOWER_EPOCH, TASKTOWER_PROJECT,
+             TASKTOWER_ADDRESS, TASKTOWER_INPUT_TYPE (the media type of the input)
+
+It runs by `sh -c` in a process group of its own. When the task is cancelled or the lease
+is lost, the whole group gets SIGTERM, and SIGKILL 5 s later. What is still in the group
+when the program has ended is killed too.
+
+SIGTERM or SIGINT to the worker: no more tasks; what runs may finish within --grace, then
+it is stopped and given back uncounted. A second signal stops it at once.";
+
+pub const BENCH: &str = "\
+Examples:
+  tasktower bench lifecycle --tasks 100000 --workers 8 --batch 500 --json
+  tasktower bench latency --rate 200 --seconds 10
+  tasktower bench watch --streams 1000 --connections 4 --events 20000
+
+Every run uses a queue of its own, bench-UUID, and leaves its tasks there. With --json the
+last line of stdout is one JSON object; talk goes to stderr.";

@@ -1,0 +1,99 @@
+//! The composition root: opens the database, builds the service, starts the loops, listens, and stops in order.
+//!
+//! Stopping: readiness is withdrawn and the server goes on serving for the drain delay; then streams and long-polls end
+//! with a token or an empty answer, no connection is accepted, calls under way finish; and whatever is still open after
+//! [`HARD_LIMIT`] is left behind, because everything acknowledged is durable.
+
+mod health;
+mod incoming;
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use self::incoming::Incoming;
+use crate::{api, app::App, background, config::ServerConfig, shutdown, store::Store};
+
+/// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
+const HARD_LIMIT: Duration = Duration::from_secs(25);
+/// An idle connection is tried this often …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// … and given up when it does not answer for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls and streams of one connection at a time.
+const STREAMS_PER_CONNECTION: u32 = 1_000;
+/// Connections are told to go elsewhere at about this age, so that new replicas get load.
+const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+/// Metadata of one call.
+const HEADER_LIMIT: u32 = 16 * 1024;
+/// Flow-control window of a stream: one full batch of submits fits, so it never waits for a window update.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Flow-control window of a connection.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Where a running server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// Probes.
+    pub admin: SocketAddr,
+}
+
+/// Serves until `stop` is cancelled. `ready` is called once it answers calls.
+pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOnce(Addresses)) -> anyhow::Result<()> {
+    let store = Store::open(&config.database).await.with_context(|| format!("open {}", config.database))?;
+    let draining = CancellationToken::new();
+    let app = App::new(store, draining.clone());
+    let loops = background::start(&app);
+    let health = health::start(&app, stop.clone()).await;
+
+    let listener = bind(config.listen).await?;
+    let admin_listener = bind(config.admin_listen).await?;
+    let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
+    let routes = api::routes(app.clone(), health.service.clone())?;
+
+    let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+    let grpc = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
+        .http2_max_header_list_size(Some(HEADER_LIMIT))
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        // Without a grace: tonic sends no GOAWAY when one is set. Streams end by their own age.
+        .max_connection_age(age)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(Incoming::new(listener), draining.clone().cancelled_owned());
+    let admin = Server::builder()
+        .add_service(health.service.clone())
+        .serve_with_incoming_shutdown(Incoming::new(admin_listener), draining.clone().cancelled_owned());
+    let serving = shutdown::spawn("serve", async move { tokio::try_join!(grpc, admin) });
+
+    health.watch_database().await;
+    ready(addresses);
+    tracing::info!(grpc = %addresses.grpc, admin = %addresses.admin, database = %config.database, "serving");
+
+    stop.cancelled().await;
+    let hard_limit = tokio::time::Instant::now() + HARD_LIMIT;
+    tracing::info!(delay = ?config.drain_delay, "stopping: readiness is withdrawn");
+    health.withdraw().await;
+    tokio::time::sleep(config.drain_delay).await;
+    draining.cancel();
+    loops.stop().await;
+    match tokio::time::timeout_at(hard_limit, serving).await {
+        Ok(Ok(Ok(_))) => tracing::info!("stopped"),
+        Ok(Ok(Err(cause))) => return Err(cause).context("serve"),
+        Ok(Err(cause)) => return Err(cause).context("serve"),
+        Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
