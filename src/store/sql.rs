@@ -134,11 +134,9 @@ enum Scalar {
     Id(Uuid),
     OptId(Option<Uuid>),
     Text(String),
-    OptText(Option<String>),
     Int(i64),
     OptInt(Option<i64>),
     Flag(bool),
-    Blob(Vec<u8>),
 }
 
 /// A statement with its values.
@@ -170,11 +168,6 @@ impl Sql {
         self
     }
 
-    pub(super) fn opt_text(mut self, value: Option<&str>) -> Self {
-        self.scalars.push(Scalar::OptText(value.map(str::to_owned)));
-        self
-    }
-
     pub(super) fn int(mut self, value: i64) -> Self {
         self.scalars.push(Scalar::Int(value));
         self
@@ -187,11 +180,6 @@ impl Sql {
 
     pub(super) fn flag(mut self, value: bool) -> Self {
         self.scalars.push(Scalar::Flag(value));
-        self
-    }
-
-    pub(super) fn blob(mut self, value: &[u8]) -> Self {
-        self.scalars.push(Scalar::Blob(value.to_vec()));
         self
     }
 
@@ -257,11 +245,9 @@ impl Sql {
                 Scalar::Id(v) => add_sqlite(arguments, v),
                 Scalar::OptId(v) => add_sqlite(arguments, v),
                 Scalar::Text(v) => add_sqlite(arguments, v),
-                Scalar::OptText(v) => add_sqlite(arguments, v),
                 Scalar::Int(v) => add_sqlite(arguments, v),
                 Scalar::OptInt(v) => add_sqlite(arguments, v),
                 Scalar::Flag(v) => add_sqlite(arguments, v),
-                Scalar::Blob(v) => add_sqlite(arguments, v),
             })?;
         }
         Ok(())
@@ -274,11 +260,9 @@ fn bind_scalar_postgres(arguments: &mut PgArguments, scalar: Scalar) -> StoreRes
         Scalar::Id(v) => arguments.add(v),
         Scalar::OptId(v) => arguments.add(v),
         Scalar::Text(v) => arguments.add(v),
-        Scalar::OptText(v) => arguments.add(v),
         Scalar::Int(v) => arguments.add(v),
         Scalar::OptInt(v) => arguments.add(v),
         Scalar::Flag(v) => arguments.add(v),
-        Scalar::Blob(v) => arguments.add(v),
     })
 }
 
