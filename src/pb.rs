@@ -1,6 +1,6 @@
 //! The wire types of `tasktower.v1`, generated from `proto/`. Only `api/`, the client side and the command line use them.
 
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::all, reason = "generated code; its documentation is that of the proto files")]
 mod generated {
     tonic::include_proto!("tasktower.v1");
 }

@@ -86,7 +86,7 @@ impl App {
         &self.0.wakeups
     }
 
-    /// What went through the queues in the last minute.
+    /// The figures of the last minute.
     pub fn activity(&self) -> &Activity {
         &self.0.activity
     }

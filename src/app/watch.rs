@@ -122,13 +122,13 @@ impl App {
             project: project.clone(),
             filter: request.filter,
             task: request.task,
+            // Read before the caller is told that the watch is open: what it does next is seen.
             cursor: cursor.unwrap_or(position.last),
             snapshot: Snapshot::default(),
             behind_since: None,
             out,
         };
-        let resumed = cursor.is_some();
-        shutdown::spawn("watch", watch.run(request.initial_state, resumed));
+        shutdown::spawn("watch", watch.run(request.initial_state));
         Ok(Box::pin(ReceiverStream::new(stream)))
     }
 
@@ -211,12 +211,12 @@ enum Next {
 }
 
 impl Watch {
-    async fn run(mut self, initial_state: bool, resumed: bool) {
+    async fn run(mut self, initial_state: bool) {
         let age = MAX_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         let app = self.app.clone();
         let out = self.out.clone();
         let end = tokio::select! {
-            end = self.follow(initial_state, resumed) => end,
+            end = self.follow(initial_state) => end,
             () = tokio::time::sleep(age) => Err(End::Error(Error::Reconnect)),
             () = app.draining().cancelled() => Err(End::Error(Error::ShuttingDown)),
             () = out.closed() => Err(End::Quiet),
@@ -227,12 +227,9 @@ impl Watch {
         }
     }
 
-    async fn follow(&mut self, initial_state: bool, resumed: bool) -> Result<std::convert::Infallible, End> {
+    async fn follow(&mut self, initial_state: bool) -> Result<std::convert::Infallible, End> {
         let mut subscription = self.app.subscribe(&self.project, self.task).await?;
         let start = subscription.start().unwrap_or(self.cursor);
-        if !resumed {
-            self.cursor = start;
-        }
         if initial_state {
             self.send_snapshot().await?;
         } else {

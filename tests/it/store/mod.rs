@@ -6,6 +6,7 @@ mod projects;
 mod queues;
 mod tasks;
 mod unique_keys;
+mod watch;
 mod workers;
 
 use tasktower::{
