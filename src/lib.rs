@@ -5,6 +5,8 @@
 //! program. ARCHITECTURE.md is the map.
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
 pub mod background;
@@ -26,8 +28,12 @@ pub mod ids;
 pub mod live;
 pub mod pb;
 #[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
 pub mod shutdown;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;

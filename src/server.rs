@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::incoming::Incoming;
-use crate::{api, app::App, background, config::ServerConfig, shutdown, store::Store};
+use crate::{api, app::App, background::Driver, config::ServerConfig, shutdown, store::Store};
 
 /// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
 const HARD_LIMIT: Duration = Duration::from_secs(25);
@@ -48,7 +48,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let store = Store::open(&config.database).await.with_context(|| format!("open {}", config.database))?;
     let draining = CancellationToken::new();
     let app = App::new(store, draining.clone());
-    let loops = background::start(&app);
+    let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 
     let listener = bind(config.listen).await?;
@@ -84,8 +84,11 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     health.withdraw().await;
     tokio::time::sleep(config.drain_delay).await;
     draining.cancel();
-    loops.stop().await;
-    match tokio::time::timeout_at(hard_limit, serving).await {
+    let ended = async {
+        loops.ended().await;
+        serving.await
+    };
+    match tokio::time::timeout_at(hard_limit, ended).await {
         Ok(Ok(Ok(_))) => tracing::info!("stopped"),
         Ok(Ok(Err(cause))) => return Err(cause).context("serve"),
         Ok(Err(cause)) => return Err(cause).context("serve"),

@@ -17,13 +17,14 @@ use crate::{
         event::ResourceKind,
         filter::Filter,
         task::Micros,
+        task_list::ListQuery,
     },
     error::{Error, Result},
     ids::{BulkJobId, ProjectId, TaskId, bulk_job_name, project_name},
     store::{
         Tx, bulk_jobs,
         journal::{self, Entry},
-        tasks::{self, COUNT_LIMIT, ListQuery},
+        tasks::{self, COUNT_LIMIT},
     },
 };
 

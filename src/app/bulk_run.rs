@@ -27,13 +27,14 @@ use crate::{
         bulk_job::{BulkAction, BulkJob, BulkState},
         filter::{Filter, Node, Relation, Test, TimeField},
         task::{Micros, Task},
+        task_list::{ListQuery, Position},
     },
     error::{Error, Result},
     ids::{TaskId, bulk_job_name},
     store::{
         Tx,
         bulk_jobs::{self, Claimed},
-        tasks::{self, ListQuery, Position},
+        tasks,
     },
 };
 

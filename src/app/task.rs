@@ -14,13 +14,14 @@ use crate::{
     domain::{
         event::Subject,
         task::{Attempt, Task},
+        task_list::{ListQuery, Position},
         transition::Patch,
     },
     error::{Error, Result},
     ids::{ProjectId, TaskId},
     store::{
         journal,
-        tasks::{self, ListQuery, Position},
+        tasks,
     },
 };
 

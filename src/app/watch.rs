@@ -26,6 +26,7 @@ use crate::{
         event::{Event, Subject},
         filter::Filter,
         task::Task,
+        task_list::{ListQuery, Position},
         transition::EventKind,
     },
     error::{Error, Result},
@@ -34,7 +35,7 @@ use crate::{
     shutdown,
     store::{
         journal,
-        tasks::{self, ListQuery, Position},
+        tasks,
     },
 };
 

@@ -255,10 +255,10 @@ impl App {
         let draining = self
             .detached("note-presence", async move {
                 let mut tx = app.store().begin().await?;
-                let now = tx.now();
-                workers::seen(&mut tx, &project, &[(identity.clone(), now)]).await?;
+                workers::seen(&mut tx, &project, std::slice::from_ref(&identity)).await?;
+                let draining = workers::is_draining(&mut tx, &project, &identity.worker, &identity.incarnation).await?;
                 tx.commit().await.map_err(commit_error)?;
-                Ok(workers::is_draining(app.store(), &project, &identity.worker, &identity.incarnation).await?)
+                Ok(draining)
             })
             .await?;
         self.0.presence.note(key, draining);
@@ -277,8 +277,9 @@ impl App {
                 let (project, worker, incarnation) = entry;
                 let mut tx = app.store().begin().await?;
                 workers::touch(&mut tx, &project, &[(worker.clone(), incarnation.clone())]).await?;
+                let draining = workers::is_draining(&mut tx, &project, &worker, &incarnation).await?;
                 tx.commit().await.map_err(commit_error)?;
-                Ok(workers::is_draining(app.store(), &project, &worker, &incarnation).await?)
+                Ok(draining)
             })
             .await?;
         self.0.presence.note(key, draining);

@@ -5,7 +5,10 @@
 //! happens and when it is over, and the loop goes on after its period. A stop lets a tick that runs come to its end.
 
 mod bulk_runner;
+mod feed_tailer;
 mod housekeeping;
+mod lease_sweep;
+mod leaser_waker;
 mod queue_sampler;
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
@@ -25,6 +28,11 @@ pub trait Tick: Send + Sync + 'static {
     const NAME: &'static str;
     /// How long to wait between two ticks.
     const PERIOD: Duration;
+
+    /// Ends when there is work before the period is over. Most loops only know the period.
+    fn nudge(&self, _app: &App) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 
     /// Does it once.
     fn tick(&self, app: &App) -> impl Future<Output = anyhow::Result<()>> + Send;
@@ -47,7 +55,12 @@ impl Driver {
     /// Starts the loops of this folder.
     #[must_use]
     pub fn with_all(self) -> Self {
-        self.with(queue_sampler::QueueSampler).with(bulk_runner::BulkRunner).with(housekeeping::Housekeeping)
+        self.with(lease_sweep::LeaseSweep)
+            .with(leaser_waker::LeaserWaker)
+            .with(feed_tailer::FeedTailer)
+            .with(queue_sampler::QueueSampler)
+            .with(bulk_runner::BulkRunner)
+            .with(housekeeping::Housekeeping)
     }
 
     /// Starts a loop.
@@ -84,6 +97,7 @@ async fn run<T: Tick>(tick: T, app: App, stop: CancellationToken) {
         was_well = failure.is_none();
         tokio::select! {
             () = tokio::time::sleep(jittered(T::PERIOD, rand::random())) => {}
+            () = tick.nudge(&app) => {}
             () = stop.cancelled() => {}
         }
     }

@@ -2,7 +2,14 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
+
+use crate::{
+    config::Settings,
+    store::{DatabaseUrl, migrate},
+    telemetry,
+};
 
 /// What to do with the schema.
 #[derive(Debug, Subcommand)]
@@ -42,6 +49,51 @@ pub struct DownArgs {
 }
 
 /// Does it.
-pub async fn run(_command: MigrateCommand) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the database schema is not built into this binary")
+pub async fn run(command: MigrateCommand) -> anyhow::Result<ExitCode> {
+    telemetry::start()?;
+    match command {
+        MigrateCommand::Up(args) => {
+            let applied = migrate::up(&args.database()?).await?;
+            for name in &applied {
+                println!("applied {name}");
+            }
+            if applied.is_empty() {
+                println!("the schema is up to date");
+            }
+        }
+        MigrateCommand::Status(args) => {
+            for migration in migrate::status(&args.database()?).await? {
+                println!("{}  {}", if migration.applied { "applied" } else { "missing" }, migration.name);
+            }
+        }
+        MigrateCommand::Plan(args) => {
+            let missing: Vec<_> =
+                migrate::status(&args.database()?).await?.into_iter().filter(|m| !m.applied).collect();
+            for migration in &missing {
+                println!("would apply {}", migration.name);
+            }
+            if missing.is_empty() {
+                println!("nothing to do");
+            }
+        }
+        MigrateCommand::Down(args) => {
+            if !args.yes {
+                bail!("taking migrations back removes the data they hold; say --yes if that is what you want");
+            }
+            migrate::down(&args.database.database()?, args.steps).await?;
+            println!("took back {} migration(s)", args.steps);
+        }
+        MigrateCommand::NewIncarnation(args) => {
+            let incarnation = migrate::new_incarnation(&args.database()?).await?;
+            println!("incarnation {incarnation}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl MigrateArgs {
+    fn database(&self) -> anyhow::Result<DatabaseUrl> {
+        let url = self.database_url.clone().or_else(|| std::env::var("DATABASE_URL").ok());
+        Settings { database_url: url, ..Settings::default() }.database()
+    }
 }

@@ -18,6 +18,7 @@ mod pages;
 mod project;
 mod queue;
 pub mod serve;
+mod signals;
 mod task;
 mod time;
 mod views;

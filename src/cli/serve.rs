@@ -4,6 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
+use super::signals;
+use crate::{config::Settings, server, telemetry};
+
 /// Flags win over the environment, the environment over the file.
 #[derive(Args, Debug)]
 #[command(before_help = "\
@@ -23,12 +26,34 @@ pub struct ServeArgs {
     /// The database: postgres://… or sqlite://…
     #[arg(long, env = "TASKTOWER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Redis: redis://…
-    #[arg(long, env = "TASKTOWER_REDIS_URL", hide_env_values = true, value_name = "URL")]
-    pub redis_url: Option<String>,
+    /// A file that holds the database URL
+    #[arg(long, env = "TASKTOWER_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// Seconds to go on serving after the signal to stop, so that load balancers notice first [default: 5]
+    #[arg(long, env = "TASKTOWER_DRAIN_DELAY_SECONDS", value_name = "SECONDS")]
+    pub drain_delay_seconds: Option<u64>,
 }
 
 /// Runs until it is told to stop.
-pub async fn run(_args: ServeArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the server is not built into this binary")
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    telemetry::start()?;
+    let file = match &args.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::default(),
+    };
+    let flags = Settings {
+        listen: args.listen,
+        admin_listen: args.admin_listen,
+        // The name other programs use is accepted too.
+        database_url: args.database_url.or_else(|| std::env::var("DATABASE_URL").ok()),
+        database_url_file: args.database_url_file,
+        drain_delay_seconds: args.drain_delay_seconds,
+    };
+    let config = flags.or(file).into_server()?;
+    server::run(config, signals::stop(), |addresses| {
+        // The first line on stdout tells whoever started us where we are.
+        println!("listening grpc={} admin={}", addresses.grpc, addresses.admin);
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
 }

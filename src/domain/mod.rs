@@ -10,6 +10,7 @@ pub mod retry;
 pub mod snapshot;
 pub mod task;
 pub mod task_fields;
+pub mod task_list;
 pub mod task_state;
 pub mod transition;
 pub mod worker;

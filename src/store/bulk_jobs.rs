@@ -15,9 +15,9 @@ use crate::{
     domain::{
         bulk_job::{BulkAction, BulkJob, BulkState},
         task::{Micros, SECOND},
+        task_list::Position,
     },
     ids::{BulkJobId, ProjectId, TaskId},
-    store::tasks::Position,
 };
 
 /// A claim not renewed for this long is free: far longer than one batch takes.

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     domain::{
         filter::Filter,
-        task::{Attempt, Micros, Task},
+        task::{Attempt, Task},
+        task_list::ListQuery,
         task_state::TaskState,
     },
     ids::{ProjectId, TaskId},
@@ -25,30 +26,6 @@ use crate::{
 
 /// Counting stops here: nobody decides differently on two million than on one.
 pub const COUNT_LIMIT: i64 = 1_000_000;
-
-/// A place in the list, between two tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// `create_time` of the last task seen.
-    pub create_time: Micros,
-    /// Its id.
-    pub id: TaskId,
-}
-
-/// A page of tasks.
-#[derive(Clone, Debug)]
-pub struct ListQuery {
-    /// Which tasks.
-    pub filter: Filter,
-    /// Oldest first instead of newest first.
-    pub ascending: bool,
-    /// Go on after this place.
-    pub after: Option<Position>,
-    /// Most tasks to answer.
-    pub limit: u64,
-    /// With input and result.
-    pub full: bool,
-}
 
 /// Tasks by id; those that do not exist are left out.
 pub async fn get(store: &Store, project: &ProjectId, ids: &[TaskId], full: bool) -> StoreResult<Vec<Task>> {

@@ -8,7 +8,7 @@ mod write;
 
 pub use self::{
     claim::{Lane, claim, due_lanes, expired_running, expired_waiting, is_overdue, promote},
-    list::{COUNT_LIMIT, ListQuery, Position, attempts, count, get, list},
+    list::{COUNT_LIMIT, attempts, count, get, list},
     load::{Loaded, last_attempts, load, lock},
     write::{Net, write},
 };

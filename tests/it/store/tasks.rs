@@ -14,13 +14,14 @@ use tasktower::{
         event::Subject,
         filter::Filter,
         task::{Attempt, AttemptOutcome, DEFAULT_TIMEOUT, Payload, Progress, RetrySettings, Spec, Task, TaskError},
+        task_list::ListQuery,
         task_state::TaskState,
         transition::{Failure, NewTask, Patch},
         worker::Identity,
     },
     error::Error,
     ids::{ProjectId, TaskId},
-    store::{journal, tasks::ListQuery},
+    store::journal,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,121 @@
+//! Who may call what: deny by default.
+//!
+//! Every method of ours says so in the proto, by `(tasktower.v1.access)`; the rules are read from the descriptors once, at
+//! the start. Health and reflection are not ours and stand in a short table. A method without a rule is refused before its
+//! request is looked at.
+
+use std::collections::HashMap;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+
+use crate::pb;
+
+/// What the rules say about one method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What the caller needs; none for methods that need nothing.
+    pub permission: Option<pb::Permission>,
+    /// The request field that names the resource or its parent.
+    pub resource: String,
+    /// How the call is audited.
+    pub audit: pb::Audit,
+    /// Whether the answer is a stream, which has its own limits of time.
+    pub is_stream: bool,
+}
+
+/// Methods that are not ours: their path, and whether the answer is a stream. They need no permission, because probes have
+/// no credentials and reflection shows only what the documentation shows.
+const OPEN: [(&str, bool); 5] = [
+    ("/grpc.health.v1.Health/Check", false),
+    ("/grpc.health.v1.Health/List", false),
+    ("/grpc.health.v1.Health/Watch", true),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", true),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", true),
+];
+
+/// The principal of a server without credentials: it may do everything.
+pub const DEVELOPER: &str = "system:dev";
+
+/// The rules of all methods, by their path.
+#[derive(Debug)]
+pub struct AccessRules(HashMap<String, Rule>);
+
+impl AccessRules {
+    /// Reads the rules from the descriptors this binary was built with.
+    pub fn load() -> anyhow::Result<Self> {
+        let pool = DescriptorPool::decode(pb::DESCRIPTORS)?;
+        let access = pool
+            .get_extension_by_name("tasktower.v1.access")
+            .ok_or_else(|| anyhow::anyhow!("the descriptors lack tasktower.v1.access"))?;
+        let mut rules = HashMap::new();
+        for service in pool.services() {
+            for method in service.methods() {
+                let options = method.options();
+                let stated = options.get_extension(&access);
+                // The build refuses a method without a rule; should one slip through, it stays refused here.
+                if let Some(rule) = stated.as_message().and_then(|message| rule(&method, message)) {
+                    rules.insert(format!("/{}/{}", service.full_name(), method.name()), rule);
+                }
+            }
+        }
+        for (path, is_stream) in OPEN {
+            let rule = Rule { permission: None, resource: String::new(), audit: pb::Audit::None, is_stream };
+            rules.insert(path.to_owned(), rule);
+        }
+        Ok(Self(rules))
+    }
+
+    /// The rule of a method; none when it does not exist or does not say who may call it.
+    pub fn of(&self, path: &str) -> Option<&Rule> {
+        self.0.get(path)
+    }
+
+    /// Whether a principal may call a method.
+    pub fn allows(principal: &str, rule: &Rule) -> bool {
+        rule.permission.is_none() || principal == DEVELOPER
+    }
+}
+
+fn rule(method: &MethodDescriptor, message: &DynamicMessage) -> Option<Rule> {
+    let number = |field| message.get_field_by_name(field).and_then(|value| value.as_enum_number());
+    let permission = pb::Permission::try_from(number("permission")?).ok()?;
+    let audit = pb::Audit::try_from(number("audit")?).ok()?;
+    if permission == pb::Permission::Unspecified || audit == pb::Audit::Unspecified {
+        return None;
+    }
+    let resource = message.get_field_by_name("resource").as_deref().and_then(Value::as_str).unwrap_or("").to_owned();
+    Some(Rule { permission: Some(permission), resource, audit, is_stream: method.is_server_streaming() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_of_ours_has_its_rule() {
+        let rules = AccessRules::load().unwrap();
+        let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+        let methods: Vec<_> = pool.services().flat_map(|s| s.methods().collect::<Vec<_>>()).collect();
+        assert!(methods.len() > 30);
+        assert_eq!(rules.0.len(), methods.len() + OPEN.len());
+        let submit = rules.of("/tasktower.v1.TaskService/SubmitTask").unwrap();
+        let expected = Rule {
+            permission: Some(pb::Permission::TasksSubmit),
+            resource: "parent".into(),
+            audit: pb::Audit::Journal,
+            is_stream: false,
+        };
+        assert_eq!(*submit, expected);
+        assert!(rules.of("/tasktower.v1.TaskService/WatchTasks").unwrap().is_stream);
+        assert!(rules.of("/tasktower.v1.TaskService/Nonsense").is_none());
+    }
+
+    #[test]
+    fn who_is_nobody_may_do_nothing_of_ours() {
+        let rules = AccessRules::load().unwrap();
+        let get = rules.of("/tasktower.v1.TaskService/GetTask").unwrap();
+        assert!(AccessRules::allows(DEVELOPER, get));
+        assert!(!AccessRules::allows("somebody", get));
+        assert!(AccessRules::allows("somebody", rules.of("/grpc.health.v1.Health/Check").unwrap()));
+    }
+}

@@ -1,0 +1,39 @@
+//! Who calls, from what the transport and the headers say.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, header::USER_AGENT};
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::{
+    api::access::DEVELOPER,
+    context::{Caller, CallerInfo},
+};
+
+/// A principal's name, shared by all its calls.
+pub type Principal = Arc<str>;
+
+/// Most bytes kept of what a caller calls itself; it goes into every journal row.
+const MAX_AGENT: usize = 128;
+
+/// The principal of a server without credentials.
+pub fn developer() -> Principal {
+    Arc::from(DEVELOPER)
+}
+
+/// The caller of a request.
+pub fn of<B>(request: &Request<B>, principal: Principal, request_id: String) -> Caller {
+    let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    Caller::new(CallerInfo {
+        principal,
+        request_id,
+        address: address.map(|address| address.ip().to_string()),
+        agent: agent(request.headers()),
+    })
+}
+
+/// Visible ASCII only: `to_str` refuses the rest.
+fn agent(headers: &HeaderMap) -> Option<String> {
+    let agent = headers.get(USER_AGENT)?.to_str().ok()?;
+    Some(agent[..agent.len().min(MAX_AGENT)].to_owned())
+}

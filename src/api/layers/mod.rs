@@ -1,0 +1,231 @@
+//! What every call passes before and after its handler, in one place so that the order can be read: request id, caller,
+//! access, deadline, panics, and one log line for each call that failed.
+//!
+//! [`Layers`] goes around all routes. It answers itself, with details like every error of ours, what does not reach a
+//! handler: an unknown method, a caller without the right, a deadline, a panic, a message that cannot be read. The body of
+//! a stream is wrapped too (`stream_body`), because a stream fails long after its head.
+
+mod caller;
+mod deadline;
+mod log;
+mod request_id;
+mod stream_body;
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use self::{caller::Principal, stream_body::StreamBody};
+use super::{
+    access::{AccessRules, Rule},
+    status,
+};
+use crate::error::Error;
+
+/// Puts everything around the routes. Cheap to clone.
+#[derive(Clone)]
+pub struct Layers {
+    rules: Arc<AccessRules>,
+    developer: Principal,
+}
+
+impl Layers {
+    /// With the rules of this binary; every caller is the developer.
+    pub fn load() -> anyhow::Result<Self> {
+        Ok(Self { rules: Arc::new(AccessRules::load()?), developer: caller::developer() })
+    }
+}
+
+impl<S> Layer<S> for Layers {
+    type Service = Layered<S>;
+
+    fn layer(&self, inner: S) -> Layered<S> {
+        Layered { inner, layers: self.clone() }
+    }
+}
+
+/// The routes with everything around them.
+#[derive(Clone)]
+pub struct Layered<S> {
+    inner: S,
+    layers: Layers,
+}
+
+impl<S, B> Service<Request<B>> for Layered<S>
+where
+    S: Service<Request<B>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let started = Instant::now();
+        // The instance that was polled ready is the one to call; its clone waits for the next call.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let rules = self.layers.rules.clone();
+        let id = request_id::of(request.headers());
+        let caller = caller::of(&request, self.layers.developer.clone(), id.clone());
+        let method = request.uri().path().to_owned();
+        let principal = caller.principal.clone();
+        // Of the highest level, so that the ids are in the lines of every level.
+        let span = tracing::error_span!("rpc", method, request.id = id, principal = &*principal);
+        request.extensions_mut().insert(caller);
+        let call = async move {
+            let mut response = match rules.of(&method) {
+                None => status::unimplemented(&id, &method).into_http(),
+                Some(rule) if !AccessRules::allows(&principal, rule) => {
+                    status::permission_denied(&id, &method).into_http()
+                }
+                Some(rule) => run(inner, request, rule, &method, &id).await?,
+            };
+            request_id::mark(response.headers_mut(), &id);
+            log::failed(&method, started, Status::from_header_map(response.headers()).as_ref());
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
+    }
+}
+
+/// Runs the handler within its time, and turns what goes wrong around it into a status.
+async fn run<S, B>(
+    mut inner: S,
+    request: Request<B>,
+    rule: &Rule,
+    method: &str,
+    request_id: &str,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    let limit = deadline::of(request.headers(), rule, method);
+    // Nothing of the handler is used after a panic, so it cannot be seen half done.
+    let handler = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
+    let handled = match deadline::within(limit, handler).await {
+        None => return Ok(status::to_status(&Error::DeadlineExceeded, request_id).into_http()),
+        Some(Err(_)) => {
+            tracing::error!(method, request.id = request_id, "the handler panicked");
+            return Ok(status::panicked(request_id).into_http());
+        }
+        Some(Ok(handled)) => handled?,
+    };
+    let refused = Status::from_header_map(handled.headers());
+    if let Some(error) = refused.as_ref().and_then(status::unreadable) {
+        return Ok(status::to_status(&error, request_id).into_http());
+    }
+    if rule.is_stream && refused.is_none() {
+        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, method, request_id))));
+    }
+    Ok(handled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::context::Caller;
+
+    const METHOD: &str = "/tasktower.v1.TaskService/GetTask";
+
+    async fn call<F, R>(request: http::request::Builder, handler: F) -> Response<Body>
+    where
+        F: Fn(Request<()>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let inner = service_fn(move |request| {
+            let answer = handler(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let layers = Layers::load().unwrap();
+        layers.layer(inner).oneshot(request.body(()).unwrap()).await.unwrap()
+    }
+
+    fn status_of(response: &Response<Body>) -> Status {
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    fn ok() -> Response<Body> {
+        Response::new(Body::empty())
+    }
+
+    #[tokio::test]
+    async fn the_request_id_of_the_caller_is_kept_and_echoed() {
+        let handler = |request: Request<()>| async move {
+            let caller = request.extensions().get::<Caller>().unwrap();
+            assert_eq!((caller.request_id.as_str(), &*caller.principal), ("abc-1", "system:dev"));
+            assert_eq!(caller.agent.as_deref(), Some("test/1"));
+            ok()
+        };
+        let request = Request::get(METHOD).header("x-request-id", "abc-1").header("user-agent", "test/1");
+        let response = call(request, handler).await;
+        assert_eq!(response.headers()["x-request-id"], "abc-1");
+        assert_eq!(response.headers()["tasktower-version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[tokio::test]
+    async fn a_bad_request_id_is_replaced() {
+        for bad in ["", "a b", &"x".repeat(129)] {
+            let response = call(Request::get(METHOD).header("x-request-id", bad), |_| async { ok() }).await;
+            assert!(uuid::Uuid::parse_str(response.headers()["x-request-id"].to_str().unwrap()).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_method_without_a_rule_never_reaches_a_handler() {
+        for path in ["/tasktower.v1.TaskService/Nonsense", "/other.Service/Method", "/"] {
+            let response = call(Request::get(path), |_| async { panic!("reached") }).await;
+            assert_eq!(status_of(&response).code(), Code::Unimplemented, "{path}");
+            assert!(response.headers().contains_key("x-request-id"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_internal_with_the_request_id() {
+        let request = Request::get(METHOD).header("x-request-id", "r-9");
+        let response = call(request, |_| async { panic!("at the disco") }).await;
+        let status = status_of(&response);
+        assert_eq!((status.code(), status.message()), (Code::Internal, "internal fault"));
+        assert_eq!(status.get_error_details().request_info().unwrap().request_id, "r-9");
+    }
+
+    #[tokio::test]
+    async fn a_handler_past_its_deadline_is_answered_for() {
+        let request = Request::get(METHOD).header("grpc-timeout", "20m");
+        let started = Instant::now();
+        let response = call(request, |_| std::future::pending()).await;
+        let status = status_of(&response);
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+        assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_cannot_be_read_is_invalid() {
+        let garbled = || Status::internal("failed to decode Protobuf message: nonsense").into_http();
+        let response = call(Request::get(METHOD), move |_| async move { garbled() }).await;
+        let status = status_of(&response);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "FIELD_INVALID");
+    }
+}

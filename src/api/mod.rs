@@ -1,0 +1,98 @@
+//! All that knows the wire on the side of the server: tonic, prost, conversion, the mapping of errors.
+//!
+//! A call passes `layers` (request id, caller, access, deadline, panics, log), then a handler: 5 to 15 lines in the file of
+//! its service that take the message apart (`convert`), call one use case (`app`) and put the answer together. A handler
+//! decides nothing and keeps nothing; it may be dropped at any time, because use cases run what must not be torn apart
+//! detached from it. An error leaves through `status`, and nowhere else.
+
+pub mod access;
+pub mod convert;
+pub mod layers;
+pub mod page_token;
+pub mod status;
+
+mod bulk_job;
+mod call;
+mod project;
+mod queue;
+mod session;
+mod task;
+mod worker;
+
+use tonic::{codec::CompressionEncoding, service::Routes};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use self::page_token::PageTokens;
+use crate::{
+    app::App,
+    pb::{
+        self, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+    },
+};
+
+/// The largest message a client may send. A full batch of large inputs does not fit; it is to be cut.
+const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The largest message we send. Answers are cut before, at what clients accept; this is the net below.
+const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Our services, as health and reflection name them.
+pub const SERVICES: [&str; 4] = [
+    "tasktower.v1.TaskService",
+    "tasktower.v1.QueueService",
+    "tasktower.v1.WorkerService",
+    "tasktower.v1.ProjectService",
+];
+
+/// What the handlers work with. Each service is an implementation of its trait for it. Cheap to clone.
+#[derive(Clone)]
+struct Api {
+    app: App,
+    page_tokens: PageTokens,
+}
+
+/// Every service there is: ours, health, reflection.
+pub fn routes(app: App, health: HealthServer<impl Health>) -> anyhow::Result<Routes> {
+    let page_tokens = PageTokens::new(&app.store().installation().page_token_key);
+    let api = Api { app, page_tokens };
+    macro_rules! limited {
+        ($server:ident) => {
+            $server::new(api.clone())
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip)
+        };
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(TaskServiceServer))
+        .add_service(limited!(QueueServiceServer))
+        .add_service(limited!(WorkerServiceServer))
+        .add_service(limited!(ProjectServiceServer))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.routes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_of_the_proto_is_served() {
+        let pool = prost_reflect::DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+        let mut described: Vec<_> = pool.services().map(|service| service.full_name().to_owned()).collect();
+        let mut served = SERVICES.map(str::to_owned);
+        described.sort();
+        served.sort();
+        assert_eq!(described, served);
+    }
+}
