@@ -4,7 +4,7 @@
 //! Workers speak all the time, so being seen is written only when it says something new: another identity, or more than
 //! [`SEEN_GRANULARITY`] since the last time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     Store, Tx,
@@ -26,54 +26,50 @@ const SEEN_GRANULARITY: Micros = 5 * SECOND;
 /// Most incarnations answered of a worker, those seen last. A crash loop or a large deployment under one name has more.
 const INCARNATIONS_SHOWN: i64 = 100;
 
-/// Keeps what workers say of themselves, each with the time it said so.
+/// Keeps what workers say of themselves now.
 ///
 /// A drain stays on the incarnation it was given to. One that comes back after [`PRESENCE_LIMIT`] under the same name
 /// has started afresh: workers that name no incarnation always come back under the same one.
-pub async fn seen(tx: &mut Tx, project: &ProjectId, said: &[(Identity, Micros)]) -> StoreResult<()> {
-    // The last word of each, in one order, so that two batches do not wait for each other in a circle.
-    let newest: BTreeMap<(&str, &str), &(Identity, Micros)> =
-        said.iter().map(|one| ((one.0.worker.as_str(), one.0.incarnation.as_str()), one)).collect();
-    let mut workers: BTreeMap<&str, Micros> = BTreeMap::new();
-    for (identity, time) in newest.values() {
-        let last = workers.entry(&identity.worker).or_insert(*time);
-        *last = (*last).max(*time);
-    }
+pub async fn seen(tx: &mut Tx, project: &ProjectId, said: &[Identity]) -> StoreResult<()> {
+    let now = tx.now();
+    // The last word of each, in one order, so that two transactions do not wait for each other in a circle.
+    let last: BTreeMap<(&str, &str), &Identity> =
+        said.iter().map(|identity| ((identity.worker.as_str(), identity.incarnation.as_str()), identity)).collect();
+    let names: BTreeSet<&str> = said.iter().map(|identity| identity.worker.as_str()).collect();
     let upsert = Sql::new(
         "-- workers::seen
          WITH {x} INSERT INTO worker (project, name, create_time, last_seen_time)
-         SELECT $1, x.name, x.time, x.time FROM x WHERE true ORDER BY x.name
+         SELECT $1, x.name, $2, $2 FROM x WHERE true ORDER BY x.name
          ON CONFLICT (project, name) DO UPDATE SET last_seen_time = excluded.last_seen_time
-            WHERE worker.last_seen_time < excluded.last_seen_time - $2",
+            WHERE worker.last_seen_time < excluded.last_seen_time - $3",
     );
-    let rows = Rows::new(workers.len()).text("name", workers.keys().copied()).int("time", workers.values().copied());
-    tx.execute(upsert.text(project.as_str()).int(SEEN_GRANULARITY).rows(rows)).await?;
+    let rows = Rows::new(names.len()).text("name", names.iter().copied());
+    tx.execute(upsert.text(project.as_str()).int(now).int(SEEN_GRANULARITY).rows(rows)).await?;
 
     let upsert = Sql::new(
         "-- workers::seen_incarnation
          WITH {x} INSERT INTO worker_incarnation AS i (project, worker, incarnation, types, queues, slots, labels,
             draining, start_time, last_seen_time)
-         SELECT $1, x.worker, x.incarnation, x.types, x.queues, x.slots, x.labels, false, x.time, x.time
+         SELECT $1, x.worker, x.incarnation, x.types, x.queues, x.slots, x.labels, false, $2, $2
          FROM x WHERE true ORDER BY x.worker, x.incarnation
          ON CONFLICT (project, worker, incarnation) DO UPDATE SET types = excluded.types, queues = excluded.queues,
             slots = excluded.slots, labels = excluded.labels,
-            draining = i.draining AND i.last_seen_time >= excluded.last_seen_time - $3,
-            start_time = CASE WHEN i.last_seen_time >= excluded.last_seen_time - $3
+            draining = i.draining AND i.last_seen_time >= excluded.last_seen_time - $4,
+            start_time = CASE WHEN i.last_seen_time >= excluded.last_seen_time - $4
                 THEN i.start_time ELSE excluded.start_time END,
             last_seen_time = excluded.last_seen_time
-            WHERE i.last_seen_time < excluded.last_seen_time - $2 OR i.types <> excluded.types
+            WHERE i.last_seen_time < excluded.last_seen_time - $3 OR i.types <> excluded.types
                 OR i.queues <> excluded.queues OR i.slots <> excluded.slots OR i.labels <> excluded.labels",
     );
-    let identities = || newest.values().map(|(identity, _)| identity);
-    let rows = Rows::new(newest.len())
+    let identities = || last.values();
+    let rows = Rows::new(last.len())
         .text("worker", identities().map(|i| i.worker.as_str()))
         .text("incarnation", identities().map(|i| i.incarnation.as_str()))
         .opt_string("types", identities().map(|i| json(&i.types)))
         .opt_string("queues", identities().map(|i| json(&i.queues)))
         .int("slots", identities().map(|i| i.slots.into()))
-        .opt_string("labels", identities().map(|i| json(&i.labels)))
-        .int("time", newest.values().map(|(_, time)| *time));
-    let upsert = upsert.text(project.as_str()).int(SEEN_GRANULARITY).int(PRESENCE_LIMIT);
+        .opt_string("labels", identities().map(|i| json(&i.labels)));
+    let upsert = upsert.text(project.as_str()).int(now).int(SEEN_GRANULARITY).int(PRESENCE_LIMIT);
     tx.execute(upsert.rows(rows)).await
 }
 
@@ -99,48 +95,26 @@ pub async fn touch(tx: &mut Tx, project: &ProjectId, alive: &[(String, String)])
     tx.execute(incarnations.text(project.as_str()).int(now).int(SEEN_GRANULARITY).rows(rows)).await
 }
 
-/// Tells every live incarnation of a worker to drain, and returns how many were not draining before.
-pub async fn drain(tx: &mut Tx, project: &ProjectId, worker: &str) -> StoreResult<usize> {
+/// Tells every live incarnation of a worker to drain. Answers whether the worker exists.
+pub async fn drain(tx: &mut Tx, project: &ProjectId, worker: &str) -> StoreResult<bool> {
     let live_since = tx.now() - PRESENCE_LIMIT;
     let statement = Sql::new(
         "-- workers::drain
          UPDATE worker_incarnation SET draining = true
-         WHERE project = $1 AND worker = $2 AND last_seen_time >= $3 AND NOT draining RETURNING 1",
+         WHERE project = $1 AND worker = $2 AND last_seen_time >= $3 AND NOT draining",
     );
-    Ok(tx.fetch(statement.text(project.as_str()).text(worker).int(live_since)).await?.len())
-}
-
-/// Which of these incarnations were told to drain, asked inside a transaction.
-pub async fn draining(
-    tx: &mut Tx,
-    project: &ProjectId,
-    asked: &[(String, String)],
-) -> StoreResult<HashSet<(String, String)>> {
-    let statement = Sql::new(
-        "-- workers::draining
-         WITH {x} SELECT i.worker, i.incarnation FROM x JOIN worker_incarnation i
-         ON i.project = $1 AND i.worker = x.worker AND i.incarnation = x.incarnation WHERE i.draining",
-    );
-    let rows = Rows::new(asked.len())
-        .text("worker", asked.iter().map(|(worker, _)| worker.as_str()))
-        .text("incarnation", asked.iter().map(|(_, incarnation)| incarnation.as_str()));
-    let found = tx.fetch(statement.text(project.as_str()).rows(rows)).await?;
-    found
-        .iter()
-        .map(|row| {
-            let mut r = Reader::new(row);
-            Ok((r.get()?, r.get()?))
-        })
-        .collect()
+    tx.execute(statement.text(project.as_str()).text(worker).int(live_since)).await?;
+    let known = Sql::new("-- workers::is_known\nSELECT 1 FROM worker WHERE project = $1 AND name = $2");
+    Ok(!tx.fetch(known.text(project.as_str()).text(worker)).await?.is_empty())
 }
 
 /// Whether an incarnation was told to drain.
-pub async fn is_draining(store: &Store, project: &ProjectId, worker: &str, incarnation: &str) -> StoreResult<bool> {
+pub async fn is_draining(tx: &mut Tx, project: &ProjectId, worker: &str, incarnation: &str) -> StoreResult<bool> {
     let statement = Sql::new(
         "-- workers::is_draining
          SELECT 1 FROM worker_incarnation WHERE project = $1 AND worker = $2 AND incarnation = $3 AND draining",
     );
-    Ok(!store.fetch(statement.text(project.as_str()).text(worker).text(incarnation)).await?.is_empty())
+    Ok(!tx.fetch(statement.text(project.as_str()).text(worker).text(incarnation)).await?.is_empty())
 }
 
 /// One worker.
