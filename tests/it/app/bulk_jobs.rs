@@ -8,12 +8,13 @@ use tasktower::{
         event::ResourceKind,
         filter::Filter,
         task::{RetrySettings, Spec, Task},
+        task_list::ListQuery,
         task_state::TaskState,
         transition::{self, Holder, NewTask},
     },
     error::Error,
     ids::{BulkJobId, TaskId},
-    store::tasks::{self, ListQuery, Net},
+    store::tasks::{self, Net},
 };
 
 use super::{caller, journal_of, project, start};
