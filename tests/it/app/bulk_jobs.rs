@@ -8,12 +8,13 @@ use tasktower::{
         event::ResourceKind,
         filter::Filter,
         task::{RetrySettings, Spec, Task},
+        task_list::ListQuery,
         task_state::TaskState,
         transition::{self, Holder, NewTask},
     },
     error::Error,
     ids::{BulkJobId, TaskId},
-    store::tasks::{self, ListQuery, Net},
+    store::tasks::{self, Net},
 };
 
 use super::{caller, journal_of, project, start};
@@ -117,6 +118,22 @@ async fn a_job_cancels_what_matches_and_a_second_one_purges_it() {
         use ResourceKind::{BulkJobEnded, BulkJobStarted};
         assert_eq!(kinds, [BulkJobStarted, BulkJobEnded, BulkJobStarted, BulkJobEnded]);
         assert!(rows.iter().all(|(.., actor)| actor == "user:ada"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn few_matches_among_many_tasks_are_found() {
+    for_each_backend(async |database| {
+        let app = start(database).await;
+        submit(&app, "mail", 1).await;
+        // More than a job looks at in one statement.
+        for _ in 0..3 {
+            submit(&app, "other", 2_000).await;
+        }
+        submit(&app, "mail", 2).await;
+        let job = bulk(&app, BulkAction::Cancel, "queue = mail", true).await.job.unwrap();
+        assert_eq!(finish(&app, &job).await.done_count, 3);
     })
     .await;
 }

@@ -1,9 +1,12 @@
 use std::time::Duration;
 
 use tasktower::{
-    domain::bulk_job::{BulkAction, BulkJob, BulkState},
+    domain::{
+        bulk_job::{BulkAction, BulkJob, BulkState},
+        task_list::Position,
+    },
     ids::{BulkJobId, TaskId},
-    store::{Store, bulk_jobs, tasks::Position},
+    store::{Store, bulk_jobs},
 };
 use uuid::Uuid;
 
