@@ -285,6 +285,7 @@ const UP: &[&str] = &[
         PRIMARY KEY (project, id)
     ) {clustered}",
     "CREATE INDEX bulk_job_list ON bulk_job (project, create_time, id)",
+    "CREATE INDEX bulk_job_running ON bulk_job (update_time) WHERE state = 1",
     "INSERT INTO project (id, display_name, description, create_time, update_time)
         VALUES ('default', 'Default', 'Exists from the start.', 0, 0)",
     "INSERT INTO counter (project, revision) VALUES ('default', 0), ('system', 0)",

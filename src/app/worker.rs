@@ -112,7 +112,7 @@ impl App {
     /// Leases what is due, waiting up to `wait` for the first task.
     pub async fn lease_tasks(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
         self.require_project(project).await?;
-        let draining = self.note_presence(project, &request.identity).await?;
+        let draining = Box::pin(self.note_presence(project, &request.identity)).await?;
         if draining {
             return Ok(Leased { tasks: Vec::new(), drain: true, replayed: false });
         }

@@ -143,7 +143,7 @@ pub fn parse() -> Cli {
 pub async fn run(cli: Cli) -> ExitCode {
     let talk = Painter::for_stream(cli.globals.color, std::io::stderr().is_terminal());
     let address = cli.globals.endpoint.clone();
-    match dispatch(cli).await {
+    match Box::pin(dispatch(cli)).await {
         Ok(code) => code,
         Err(error) => failure::report(&failure::name_server(error, &address), talk),
     }
@@ -152,7 +152,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let context = || Context::new(&cli.globals);
     match cli.command {
-        Command::Dev(args) => dev::run(args).await,
+        Command::Dev(args) => Box::pin(dev::run(args)).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(command) => migrate::run(command).await,
         Command::Task(command) => task::run(&context()?, command).await,

@@ -11,6 +11,12 @@ const SECONDS_PER_DAY: u64 = 24 * SECONDS_PER_HOUR;
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const NANOS_PER_MICRO: i32 = 1_000;
 
+/// The time on this machine, for reading `+5m` and for writing `12s ago`. No decision of the service depends on it.
+#[allow(clippy::disallowed_methods, reason = "the command line runs beside its user's clock")]
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Reads `250ms`, `30s`, `1h30m`, `7d`. A bare number has no unit and is refused, because its meaning would be a guess.
 pub fn parse_duration(text: &str) -> anyhow::Result<Duration> {
     let mut rest = text.trim();

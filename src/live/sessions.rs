@@ -37,7 +37,13 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Open {
     next_id: u64,
-    by_worker: HashMap<(ProjectId, String), HashMap<u64, (String, mpsc::Sender<Signal>)>>,
+    by_worker: HashMap<(ProjectId, String), HashMap<u64, Session>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    incarnation: String,
+    signals: mpsc::Sender<Signal>,
 }
 
 /// A session's place in the registry; dropping it leaves.
@@ -61,7 +67,10 @@ impl Sessions {
         let mut open = self.lock();
         let id = open.next_id;
         open.next_id += 1;
-        open.by_worker.entry(key.clone()).or_default().insert(id, (incarnation.to_owned(), sender));
+        open.by_worker
+            .entry(key.clone())
+            .or_default()
+            .insert(id, Session { incarnation: incarnation.to_owned(), signals: sender });
         (Registration { sessions: self.clone(), key, id }, signals)
     }
 
@@ -78,9 +87,9 @@ impl Sessions {
     fn send(&self, project: &ProjectId, worker: &str, to: impl Fn(&str) -> bool, signal: &Signal) {
         let open = self.lock();
         let Some(sessions) = open.by_worker.get(&(project.clone(), worker.to_owned())) else { return };
-        for (_, sender) in sessions.values().filter(|(incarnation, _)| to(incarnation)) {
+        for session in sessions.values().filter(|session| to(&session.incarnation)) {
             // Full or gone: the heartbeat answer carries it.
-            let _ = sender.try_send(signal.clone());
+            let _ = session.signals.try_send(signal.clone());
         }
     }
 

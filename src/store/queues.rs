@@ -172,17 +172,25 @@ async fn oldest_ready(store: &Store, project: &ProjectId, names: &[&str]) -> Sto
         .collect()
 }
 
-/// The settings of these queues, for a claim. Queues without a row are left out: they have the defaults.
+/// The settings of these queues, for a claim. Queues without a row are left out: they have the defaults. On PostgreSQL
+/// the rows are shared until the claim commits, so that whoever pauses a queue waits for the claims under way, and after
+/// the pause is answered nothing more is leased.
 pub async fn settings_for(
     tx: &mut Tx,
     project: &ProjectId,
     names: &[String],
 ) -> StoreResult<HashMap<String, QueueSettings>> {
-    let statement = Sql::new(concat!(
-        "-- queues::settings_for\nWITH {x} SELECT q.name, ",
-        settings_columns!(),
-        " FROM x JOIN queue q ON q.project = $1 AND q.name = x.name"
-    ));
+    macro_rules! select {
+        ($lock:literal) => {
+            concat!(
+                "-- queues::settings_for\nWITH {x} SELECT q.name, ",
+                settings_columns!(),
+                " FROM queue q WHERE q.project = $1 AND q.name IN (SELECT x.name FROM x) ORDER BY q.name",
+                $lock
+            )
+        };
+    }
+    let statement = Sql::new(if tx.is_postgres() { select!(" FOR SHARE") } else { select!("") });
     let rows = tx.fetch(statement.text(project.as_str()).rows(names_of(names))).await?;
     rows.iter()
         .map(|row| {

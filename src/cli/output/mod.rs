@@ -116,7 +116,7 @@ impl Output {
 
     /// The surroundings of a view, now.
     pub fn look(&self) -> Look {
-        Look { wide: self.format() == Format::Wide, now: SystemTime::now() }
+        Look { wide: self.format() == Format::Wide, now: crate::cli::time::now() }
     }
 }
 

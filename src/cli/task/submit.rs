@@ -82,7 +82,7 @@ pub fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
 /// Submits, and waits if asked to.
 pub async fn run(context: &Context, args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let (wait, show_grpcurl) = (args.wait, args.show_grpcurl);
-    let request = request(context, args, SystemTime::now())?;
+    let request = request(context, args, crate::cli::time::now())?;
     if show_grpcurl {
         eprintln!("{}", grpcurl(context, &request)?);
     }

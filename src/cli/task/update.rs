@@ -51,7 +51,7 @@ pub struct UpdateArgs {
 pub async fn run(context: &Context, args: UpdateArgs) -> anyhow::Result<ExitCode> {
     let name = names::task(&context.api, &context.project, &args.task).await?;
     let current = super::read(context, name, TaskView::Basic).await?;
-    let (task, paths) = changed(&args, current, SystemTime::now())?;
+    let (task, paths) = changed(&args, current, crate::cli::time::now())?;
     if paths.is_empty() {
         bail!(Usage::new("nothing to change is given; see --help"));
     }
