@@ -24,7 +24,8 @@ const LANE_LOOK: i64 = 100;
 impl App {
     /// Ends attempts past their deadline, leases past their time, and waiting tasks past their `expire_time`. Returns how
     /// many tasks it looked at.
-    pub async fn sweep(&self, caller: &Caller) -> Result<usize> {
+    pub async fn sweep(&self) -> Result<usize> {
+        let caller = Caller::system("system:lease-sweep");
         let mut seen = 0;
         loop {
             let mut found = tasks::expired_running(self.store(), SWEEP_BATCH).await?;
@@ -37,7 +38,7 @@ impl App {
             }
             for (project, tasks) in by_project {
                 let items = tasks.into_iter().map(|task| Item { task, action: Action::Sweep, etag: None }).collect();
-                for outcome in self.change(caller, &project, items).await? {
+                for outcome in self.change(&caller, &project, items).await? {
                     if let Err(error) = outcome {
                         // One bad row never stops a sweep; it is looked at again next time.
                         tracing::warn!(%project, %error, "a task could not be swept");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Tick;
-use crate::{app::App, context::Caller};
+use crate::app::App;
 
 /// The loop. A dead worker's task is leasable again one period after its lease at the latest.
 pub(super) struct LeaseSweep;
@@ -13,7 +13,7 @@ impl Tick for LeaseSweep {
     const PERIOD: Duration = Duration::from_secs(1);
 
     async fn tick(&self, app: &App) -> anyhow::Result<()> {
-        app.sweep(&Caller::system("system:lease-sweep")).await?;
+        app.sweep().await?;
         Ok(())
     }
 }

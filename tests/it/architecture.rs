@@ -20,25 +20,28 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &["app", "config", "context", "domain", "error", "ids", "pb", "shutdown"]),
     ("background", &["app", "error", "shutdown"]),
     ("app", &["context", "domain", "error", "ids", "live", "shutdown", "store"]),
-    ("store", &["domain", "error", "ids"]),
+    ("store", &["context", "domain", "error", "ids"]),
     ("live", &["domain", "error", "ids", "shutdown"]),
     ("domain", &["error", "ids"]),
     // Small things everyone needs.
-    ("config", &["domain", "error", "ids"]),
-    ("context", &["domain", "error", "ids"]),
-    ("shutdown", &["error"]),
+    ("config", &["store"]),
+    ("context", &[]),
+    ("shutdown", &[]),
+    ("telemetry", &[]),
     ("ids", &[]),
     ("error", &["ids"]),
     ("pb", &[]),
     // What users link or type; they know the wire and nothing behind it.
     ("client", &["pb"]),
     ("worker", &["client", "pb"]),
-    ("cli", &["client", "config", "pb", "server", "worker"]),
+    ("cli", &["client", "config", "pb", "server", "shutdown", "telemetry", "worker"]),
 ];
 
 /// A file or folder that may use one thing more, and why.
-const EXCEPTIONS: &[(&str, &str, &str)] =
-    &[("cli/migrate", "store", "migrations run where the database is, without a server")];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("cli/migrate", "store", "migrations run where the database is, without a server"),
+    ("cli/dev", "store", "a server for development migrates by itself"),
+];
 
 /// Crates, and the only places that may use them.
 const CONFINED: &[(&[&str], &[&str])] = &[
@@ -58,7 +61,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
     (&["sea_orm", "sea_orm_migration", "sqlx", "tasktower_migrations"], &["store"]),
     (&["clap"], &["cli", "config", "main"]),
     (&["comfy_table", "hdrhistogram", "indicatif"], &["cli"]),
-    (&["tracing_subscriber"], &["cli", "main", "server"]),
+    (&["tracing_subscriber"], &["telemetry"]),
 ];
 
 /// Folders of pure decisions: they never wait and know no runtime.

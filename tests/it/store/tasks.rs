@@ -93,7 +93,7 @@ impl World {
     }
 
     async fn sweep(&self) {
-        self.app.sweep(&Caller::system("system:sweep")).await.expect("a sweep");
+        self.app.sweep().await.expect("a sweep");
     }
 
     async fn pass(&self, time: Duration) {
