@@ -3,10 +3,13 @@
 //! `Rpc` is a server with a connection to it and the calls most tests begin with. `refused` says what every error must
 //! be like. Each file is one service or one kind of client.
 
+mod errors;
 mod project;
 mod queue;
+mod server;
 mod session;
 mod task;
+mod watch;
 mod worker;
 
 use std::fmt::Debug;
