@@ -22,7 +22,7 @@ use tonic_types::StatusExt as _;
 
 use super::{Rpc, fields, in_seconds, reason, refused, seconds, task, worker};
 use crate::support::{
-    backend::Database,
+    backend::{Database, for_each_backend},
     wait::{SOON, eventually},
 };
 
@@ -677,39 +677,83 @@ async fn a_method_that_does_not_exist_is_said_so() {
 
 #[tokio::test]
 async fn what_is_at_the_edge_is_accepted() {
-    let database = Database::sqlite();
-    let rpc = Rpc::start(&database).await;
-    let edge = pb::Task {
-        r#type: "x".repeat(128),
-        queue: "A-z0._:-".into(),
-        timeout: Some(seconds(7 * 86_400)),
-        run_time: Some(in_seconds(10 * 365 * 86_400)),
-        unique_key: "ключ".repeat(64),
-        unique_ttl: Some(seconds(1)),
-        labels: (0..64).map(|n| (format!("{n:063}"), "é".repeat(256))).collect(),
-        input: Some(json_value(nested(24))),
-        priority: i32::MIN,
-        ..Default::default()
-    };
-    let name = rpc.submit(edge.clone()).await;
-    let found = rpc.get(&name).await;
-    assert_eq!((found.r#type, found.labels, found.input), (edge.r#type, edge.labels, edge.input));
-    let integers = Kind::ListValue(prost_types::ListValue {
-        values: [9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-7, 0.1]
-            .map(|number| Value { kind: Some(Kind::NumberValue(number)) })
-            .into(),
-    });
-    let input = json_value(integers);
-    let name = rpc.submit(pb::Task { input: Some(input.clone()), ..task("t") }).await;
-    assert_eq!(rpc.get(&name).await.input, Some(input));
-    // A time long gone is now.
-    let name = rpc.submit(pb::Task { run_time: moment(-62_135_596_800, 0), ..task("t") }).await;
-    let leased = rpc.lease(5).await;
-    assert!(leased.iter().any(|one| super::token(one).task == name));
-    let text = "NUL is a character of JSON: \0";
-    let input = json_value(Kind::StringValue(text.into()));
-    let name = rpc.submit(pb::Task { input: Some(input.clone()), ..task("t") }).await;
-    assert_eq!(rpc.get(&name).await.input, Some(input));
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        let edge = pb::Task {
+            r#type: "x".repeat(128),
+            queue: "A-z0._:-".into(),
+            timeout: Some(seconds(7 * 86_400)),
+            run_time: Some(in_seconds(10 * 365 * 86_400)),
+            unique_key: "ключ".repeat(64),
+            unique_ttl: Some(seconds(1)),
+            labels: (0..64).map(|n| (format!("{n:063}"), "é".repeat(256))).collect(),
+            input: Some(json_value(nested(24))),
+            priority: i32::MIN,
+            ..Default::default()
+        };
+        let name = rpc.submit(edge.clone()).await;
+        let found = rpc.get(&name).await;
+        assert_eq!((found.r#type, found.labels, found.input), (edge.r#type, edge.labels, edge.input));
+        let integers = Kind::ListValue(prost_types::ListValue {
+            values: [9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-7, 0.1]
+                .map(|number| Value { kind: Some(Kind::NumberValue(number)) })
+                .into(),
+        });
+        let input = json_value(integers);
+        let name = rpc.submit(pb::Task { input: Some(input.clone()), ..task("t") }).await;
+        assert_eq!(rpc.get(&name).await.input, Some(input));
+        // A time long gone is now.
+        let name = rpc.submit(pb::Task { run_time: moment(-62_135_596_800, 0), ..task("t") }).await;
+        let leased = rpc.lease(5).await;
+        assert!(leased.iter().any(|one| super::token(one).task == name));
+        let text = "NUL is a character of JSON: \0";
+        let input = json_value(Kind::StringValue(text.into()));
+        let name = rpc.submit(pb::Task { input: Some(input.clone()), ..task("t") }).await;
+        assert_eq!(rpc.get(&name).await.input, Some(input));
+
+        // The largest payloads, read in pages that clients accept.
+        let large = pb::Payload {
+            kind: Some(PayloadKind::Blob(pb::Blob { content_type: String::new(), data: vec![7; 256 * 1024].into() })),
+        };
+        let large = pb::Task { input: Some(large), ..task("large") };
+        let mut names = BTreeSet::new();
+        for _ in 0..2 {
+            names.extend(rpc.submit_many(&large, 10).await);
+        }
+        let (mut seen, mut pages, mut page_token) = (BTreeSet::new(), 0, String::new());
+        loop {
+            let request = pb::ListTasksRequest {
+                filter: "type = \"large\"".into(),
+                view: pb::TaskView::Full as i32,
+                page_size: 500,
+                page_token,
+                ..Default::default()
+            };
+            let page = rpc.clients.tasks().list_tasks(request).await.unwrap().into_inner();
+            pages += 1;
+            seen.extend(page.tasks.into_iter().map(|task| task.name));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        assert!(seen == names && pages > 1, "{} of {} in {pages} pages", seen.len(), names.len());
+        let request = pb::BatchGetTasksRequest {
+            names: names.into_iter().collect(),
+            view: pb::TaskView::Full as i32,
+            ..Default::default()
+        };
+        refused(rpc.clients.tasks().batch_get_tasks(request).await, Code::InvalidArgument, "FIELD_INVALID", &["names"]);
+        // So are leases; what does not fit is not lost.
+        let identity = pb::WorkerIdentity { types: vec!["large".into()], ..worker("w") };
+        let mut leased = 0;
+        while leased < 20 {
+            let some = rpc.lease_as(identity.clone(), 1_000).await;
+            assert!(!some.is_empty());
+            leased += some.len();
+        }
+    })
+    .await;
 }
 
 /// The client has a timer of its own, which ends the call a few milliseconds after the server does. On a loaded machine

@@ -3,8 +3,11 @@
 //! `Rpc` is a server with a connection to it and the calls most tests begin with. `refused` says what every error must
 //! be like. Each file is one service or one kind of client.
 
+mod cli;
 mod errors;
+mod grpcurl;
 mod project;
+mod python;
 mod queue;
 mod server;
 mod session;
