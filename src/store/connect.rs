@@ -93,11 +93,23 @@ pub(super) struct LockFile {
     _file: File,
 }
 
-pub(super) async fn open(url: &DatabaseUrl) -> anyhow::Result<Opened> {
+/// What a database is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Many short statements; none may take long.
+    Serve,
+    /// A few statements that may rewrite tables.
+    Migrate,
+}
+
+pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS).await?;
-            let reader = connect_postgres(address, POSTGRES_READERS).await?;
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose).await?;
+            let reader = match purpose {
+                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose).await?,
+                Purpose::Migrate => writer.clone(),
+            };
             Ok(Opened { reader, writer, lock: None })
         }
         DatabaseUrl::Sqlite(path) => {
@@ -110,16 +122,17 @@ pub(super) async fn open(url: &DatabaseUrl) -> anyhow::Result<Opened> {
     }
 }
 
-async fn connect_postgres(address: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
+async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+    let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
-    options.map_sqlx_postgres_opts(|options| {
+    options.map_sqlx_postgres_opts(move |options| {
         options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
             // All our objects live in one schema.
             ("search_path", "tasktower"),
             // A replica that is paused inside a transaction must not stop its project for long.
-            ("idle_in_transaction_session_timeout", "2s"),
-            ("lock_timeout", "2s"),
-            ("statement_timeout", "4s"),
+            ("idle_in_transaction_session_timeout", limit("2s")),
+            ("lock_timeout", limit("2s")),
+            ("statement_timeout", limit("4s")),
             // An acknowledged commit survives a crash, whatever the server's default is.
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
