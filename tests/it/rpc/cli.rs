@@ -131,7 +131,8 @@ async fn lists_are_for_people_and_for_programs() {
     assert_eq!(by_name.lines().collect::<Vec<_>>(), names, "over several pages");
     let lines = say(&rpc, &["list", "--limit", "2", "-o", "jsonl"]).await;
     assert!(lines.err.contains("there are more"), "{lines:?}");
-    assert_eq!(lines.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).count(), 2);
+    let lines: Vec<Value> = lines.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
 
     let queues = say(&rpc, &["queue", "list", "-o", "json"]).await.json();
     assert_eq!(
