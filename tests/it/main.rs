@@ -7,6 +7,7 @@
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
+//! - `flows` is whole stories over the wire: processes are killed, frozen, stopped, and nothing acknowledged is lost.
 //! - `store` is the store by itself, on every kind of database.
 #![allow(
     clippy::disallowed_methods,
@@ -16,5 +17,6 @@
 mod app;
 mod architecture;
 mod coverage;
+mod flows;
 mod store;
 mod support;
