@@ -83,9 +83,9 @@ impl App {
 
     /// One task.
     pub async fn get_task(&self, project: &ProjectId, id: TaskId, full: bool) -> Result<Task> {
-        let found = tasks::get(self.store(), project, &[id], full).await?;
-        match found.into_iter().next() {
-            Some(task) => Ok(task),
+        match self.0.lookups.get(project, id, full).await? {
+            // Shared only when two callers asked for the same task at once.
+            Some(task) => Ok(Arc::unwrap_or_clone(task)),
             None => {
                 self.require_project(project).await?;
                 Err(Error::task_not_found(project, id))

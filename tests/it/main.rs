@@ -7,6 +7,7 @@
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
+//! - `flows` is whole stories over the wire: processes are killed, frozen, stopped, and nothing acknowledged is lost.
 //! - `rpc` is the real server over the wire, as clients of every kind see it.
 //! - `store` is the store by itself, on every kind of database.
 #![allow(
@@ -17,6 +18,7 @@
 mod app;
 mod architecture;
 mod coverage;
+mod flows;
 mod rpc;
 mod store;
 mod support;

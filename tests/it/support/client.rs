@@ -26,6 +26,11 @@ impl Clients {
         Clients { channel }
     }
 
+    /// Connects with the first call, and again whenever the connection broke.
+    pub fn connect_later(endpoint: &str) -> Clients {
+        Clients { channel: Endpoint::from_shared(endpoint.to_owned()).expect("a URL").connect_lazy() }
+    }
+
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }

@@ -21,7 +21,11 @@
 
 pub mod backend;
 pub mod buf;
+pub mod calls;
 pub mod client;
+pub mod history;
+pub mod invariants;
+pub mod load;
 pub mod missing;
 pub mod process;
 pub mod python;

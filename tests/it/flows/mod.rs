@@ -1,0 +1,5 @@
+//! Whole stories over the wire: real servers, real clients, and what happens when any of them is killed, frozen or cut off.
+
+mod checker;
+mod crashes;
+mod worker_death;

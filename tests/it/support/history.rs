@@ -1,0 +1,187 @@
+//! What clients know: which calls were acknowledged and with what, which broke, what watchers were shown.
+//!
+//! The clients of a load write it; `invariants` compares it with the database afterwards. A call that broke is neither
+//! done nor undone, so only acknowledged ones are kept; broken ones are counted, and answers that a well server never
+//! gives, whatever is killed around it, are kept as surprises.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tasktower::{client::Refusal, pb::ErrorReason};
+use tonic::{Code, Response, Status};
+
+/// The server's own limit of a unary call is 5 s; one that is not answered in twice that hangs.
+const HANG_LIMIT: Duration = Duration::from_secs(10);
+
+/// Everything the clients of one load know. Shared by all of them.
+#[derive(Default)]
+pub struct History {
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Default)]
+pub struct Known {
+    /// The task of each acknowledged submit, by request id. The task carries the request id as label `REQUEST_LABEL`.
+    pub submits: BTreeMap<String, String>,
+    /// The acknowledged completions of each task.
+    pub completions: BTreeMap<String, Vec<Completion>>,
+    /// What each watcher was shown.
+    pub watches: BTreeMap<String, Watched>,
+    /// What nobody should have been told.
+    pub surprises: Vec<String>,
+    /// Unary calls under way.
+    pub in_flight: usize,
+    /// Unary calls with an OK answer.
+    pub acknowledged: usize,
+    /// Unary calls without an answer, or with a refusal that a kill explains.
+    pub broken: usize,
+    /// How often each kind of outcome was seen.
+    pub outcomes: BTreeMap<String, usize>,
+}
+
+/// The label under which a task says which request submitted it.
+pub const REQUEST_LABEL: &str = "request";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    pub epoch: i64,
+    pub result: Vec<u8>,
+}
+
+/// The events of one watcher, in the order they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// The revision of the project when the watch was first opened; nothing happened in between.
+    pub start: i64,
+    pub seen: Vec<Seen>,
+    /// How often the stream was opened.
+    pub opened: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub revision: i64,
+    /// The id of the task.
+    pub task: String,
+    pub kind: i32,
+    pub version: i64,
+}
+
+impl History {
+    /// What is known now.
+    pub fn known(&self) -> Known {
+        self.lock().clone()
+    }
+
+    /// Looks without copying.
+    pub fn with<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Makes a unary call and keeps how it ended. None when there was no answer.
+    pub async fn call<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Option<T> {
+        self.lock().in_flight += 1;
+        let _end = InFlight(self);
+        match tokio::time::timeout(HANG_LIMIT, call).await {
+            Ok(Ok(answer)) => {
+                let mut known = self.lock();
+                known.acknowledged += 1;
+                known.count(what, "OK");
+                Some(answer.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.broke(what, status);
+                None
+            }
+            Err(_) => {
+                self.surprise(format!("{what} hangs: no answer within {HANG_LIMIT:?}"));
+                None
+            }
+        }
+    }
+
+    /// Keeps how a call or a stream broke.
+    pub fn broke(&self, what: &'static str, status: Status) {
+        let refusal = Refusal::from(status);
+        let outcome = format!("{:?}/{}", refusal.code, refusal.reason.as_str_name());
+        {
+            let mut known = self.lock();
+            known.broken += 1;
+            known.count(what, &outcome);
+        }
+        if !is_explained(&refusal) {
+            self.surprise(format!("{what}: {refusal}"));
+        }
+    }
+
+    pub fn surprise(&self, what: String) {
+        self.lock().surprises.push(what);
+    }
+
+    /// A submit was acknowledged. The same request always answers the same task.
+    pub fn submitted(&self, request: &str, task: String) {
+        let before = self.lock().submits.insert(request.to_owned(), task.clone());
+        if let Some(before) = before.filter(|before| *before != task) {
+            self.surprise(format!("request {request} made {before}, and repeated {task}"));
+        }
+    }
+
+    /// A completion was acknowledged.
+    pub fn completed(&self, task: String, completion: Completion) {
+        self.lock().completions.entry(task).or_default().push(completion);
+    }
+
+    /// How many tasks were submitted and not completed, as far as is known.
+    pub fn backlog(&self) -> usize {
+        let known = self.lock();
+        known.submits.len().saturating_sub(known.completions.len())
+    }
+
+    /// Changes what a watcher knows.
+    pub fn watch(&self, name: &str, change: impl FnOnce(&mut Watched)) {
+        change(self.lock().watches.entry(name.to_owned()).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Whoever panicked fails the test by itself.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn count(&mut self, what: &str, outcome: &str) {
+        *self.outcomes.entry(format!("{what} {outcome}")).or_default() += 1;
+    }
+}
+
+/// Ends a call also when its future is dropped.
+struct InFlight<'a>(&'a History);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.lock().in_flight -= 1;
+    }
+}
+
+/// Whether a server that is killed, stopped or started explains this refusal of a good call.
+fn is_explained(refusal: &Refusal) -> bool {
+    match refusal.reason {
+        // The connection broke, or there was none.
+        ErrorReason::Unspecified => matches!(refusal.code, Code::Unavailable | Code::DeadlineExceeded),
+        ErrorReason::CommitUnknown
+        | ErrorReason::DependencyUnavailable
+        | ErrorReason::ShuttingDown
+        | ErrorReason::DeadlineExceeded
+        | ErrorReason::IdempotencyInProgress
+        | ErrorReason::Reconnect
+        | ErrorReason::SlowConsumer => true,
+        _ => false,
+    }
+}

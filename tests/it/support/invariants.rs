@@ -1,0 +1,761 @@
+//! What must hold in a database whatever was killed around it, and against what clients were told.
+//!
+//! [`Inspector`] reads a project's rows with a connection of its own, past the product, in one transaction. [`check`]
+//! compares them with each other and with a [`Known`] history. Each rule is a promise; a test damages a healthy database
+//! once for each rule and expects it to be found (`flows/checker.rs`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    str::FromStr,
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row as _, SqliteConnection,
+    postgres::PgConnectOptions, sqlite::SqliteConnectOptions,
+};
+
+use super::{
+    backend::{Backend, Database},
+    history::{Completion, Known, REQUEST_LABEL, Seen, Watched},
+};
+
+/// A promise that is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Revisions of a project are 1, 2, 3 … up to its counter.
+    DenseRevisions,
+    /// A task has one journal row for each version 1, 2, 3 … up to its own.
+    OneRowPerVersion,
+    /// A task is what its journal says.
+    FoldOfJournal,
+    /// The attempts of a task have the epochs 1, 2, 3 …, each ended as the journal says.
+    DenseEpochs,
+    /// A task waits, or runs, or is final: exactly one of them.
+    OnePlace,
+    /// The figures of a queue are what counting gives.
+    QueueFigures,
+    /// The lists of closed tasks and dead letters hold those tasks and no others.
+    ClosedLists,
+    /// A unique key is held by the open task that has it.
+    UniqueKeys,
+    /// Every acknowledged submit exists.
+    SubmitsKept,
+    /// One request made one task.
+    OneEffect,
+    /// Every acknowledged completion is the stored outcome, at most one for each task.
+    CompletionsKept,
+    /// Every watcher saw each row exactly once, in order.
+    WatchersSawAll,
+    /// Nobody was told what a well server never says.
+    NoSurprise,
+    /// After quiet, every task is final.
+    NothingStuck,
+}
+
+impl Rule {
+    pub const ALL: [Rule; 14] = [
+        Rule::DenseRevisions,
+        Rule::OneRowPerVersion,
+        Rule::FoldOfJournal,
+        Rule::DenseEpochs,
+        Rule::OnePlace,
+        Rule::QueueFigures,
+        Rule::ClosedLists,
+        Rule::UniqueKeys,
+        Rule::SubmitsKept,
+        Rule::OneEffect,
+        Rule::CompletionsKept,
+        Rule::WatchersSawAll,
+        Rule::NoSurprise,
+        Rule::NothingStuck,
+    ];
+}
+
+/// A promise that was broken, and how.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: Rule,
+    pub text: String,
+}
+
+/// Most violations printed; one broken rule often shows in every task.
+const SHOWN: usize = 20;
+
+/// The numbers of the database, which are those of the wire.
+mod number {
+    pub const PENDING: i64 = 1;
+    pub const RUNNING: i64 = 2;
+    pub const RETRYING: i64 = 3;
+    pub const SUCCEEDED: i64 = 4;
+    pub const FAILED: i64 = 5;
+    pub const CANCELLED: i64 = 6;
+
+    pub const SUBMITTED: i64 = 1;
+    pub const LEASED: i64 = 2;
+    pub const DELETED: i64 = 15;
+}
+use number::{CANCELLED, DELETED, FAILED, LEASED, PENDING, RETRYING, RUNNING, SUBMITTED, SUCCEEDED};
+
+/// The outcome of the attempt that a journal row of this kind ends; none if it ends none.
+fn outcome_of(kind: i64) -> Option<i64> {
+    match kind {
+        // COMPLETED, FAILED, RELEASED, LEASE_EXPIRED, TIMED_OUT, CANCELLED.
+        4 => Some(2),
+        5 => Some(3),
+        6 => Some(4),
+        7 => Some(5),
+        8 => Some(6),
+        12 => Some(7),
+        _ => None,
+    }
+}
+
+/// The states a journal row of this kind leads from and to; no state before a submit.
+fn allows(kind: i64, from: Option<i64>, to: i64) -> bool {
+    const WAITING: [i64; 2] = [PENDING, RETRYING];
+    let Some(from) = from else { return kind == SUBMITTED && to == PENDING };
+    let same = from == to;
+    match kind {
+        LEASED => WAITING.contains(&from) && to == RUNNING,
+        // PROGRESSED, CANCEL_REQUESTED.
+        3 | 11 => from == RUNNING && same,
+        // COMPLETED.
+        4 => from == RUNNING && to == SUCCEEDED,
+        // FAILED, TIMED_OUT.
+        5 | 8 => from == RUNNING && [RETRYING, FAILED].contains(&to),
+        // RELEASED.
+        6 => from == RUNNING && WAITING.contains(&to),
+        // LEASE_EXPIRED.
+        7 => from == RUNNING && (WAITING.contains(&to) || to == FAILED),
+        // EXPIRED.
+        9 => WAITING.contains(&from) && to == FAILED,
+        // UPDATED, RUN_NOW.
+        10 | 14 => WAITING.contains(&from) && same,
+        // CANCELLED.
+        12 => (WAITING.contains(&from) || from == RUNNING) && to == CANCELLED,
+        // RETRIED.
+        13 => [FAILED, CANCELLED].contains(&from) && to == PENDING,
+        DELETED => same && from > RETRYING,
+        _ => false,
+    }
+}
+
+/// The rows of one project, as they were at one moment.
+#[derive(Debug)]
+pub struct Facts {
+    counter: i64,
+    tasks: BTreeMap<String, TaskRow>,
+    ready: BTreeMap<String, ReadyRow>,
+    leases: BTreeMap<String, LeaseRow>,
+    attempts: BTreeMap<String, Vec<AttemptRow>>,
+    /// In revision order.
+    journal: Vec<JournalRow>,
+    figures: BTreeMap<String, Figures>,
+    closed: BTreeSet<(String, i64)>,
+    dead_letters: BTreeSet<String>,
+    unique_keys: Vec<UniqueKeyRow>,
+}
+
+// Each struct is read from a JSON array, so its fields are in the order of the columns.
+
+#[derive(Debug, Deserialize)]
+struct TaskRow {
+    id: String,
+    queue: String,
+    task_type: String,
+    state: i64,
+    version: i64,
+    epoch: i64,
+    attempt_count: i64,
+    crash_count: i64,
+    labels: Option<String>,
+    unique_key: Option<String>,
+    unique_ttl: Option<i64>,
+    result: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReadyRow {
+    id: String,
+    queue: String,
+    due: i64,
+    state: i64,
+    version: i64,
+    epoch: i64,
+    attempt_count: i64,
+    crash_count: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct LeaseRow {
+    id: String,
+    queue: String,
+    version: i64,
+    epoch: i64,
+    attempt_count: i64,
+    crash_count: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct AttemptRow {
+    id: String,
+    epoch: i64,
+    outcome: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct JournalRow {
+    revision: i64,
+    kind: i64,
+    task: Option<String>,
+    version: i64,
+    from_state: Option<i64>,
+    to_state: Option<i64>,
+    snapshot: Option<String>,
+}
+
+/// What the journal keeps of a task.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Snapshot {
+    queue: String,
+    state: i64,
+    epoch: i64,
+    attempt_count: i64,
+    crash_count: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct FiguresRow {
+    name: String,
+    figures: [i64; 7],
+}
+
+/// ready, delayed, running; submitted, leased, succeeded, failed.
+type Figures = [i64; 7];
+
+#[derive(Debug, Deserialize)]
+struct UniqueKeyRow {
+    task_type: String,
+    key: String,
+    task: String,
+}
+
+/// Where a task is, read from whichever row says it.
+#[derive(Debug, PartialEq)]
+struct Now {
+    state: i64,
+    version: i64,
+    epoch: i64,
+    attempt_count: i64,
+    crash_count: i64,
+}
+
+/// A connection past the product.
+pub struct Inspector {
+    connection: Connection,
+}
+
+enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Inspector {
+    pub async fn open(database: &Database) -> Inspector {
+        let connection = match database.backend() {
+            Backend::Sqlite => {
+                let options = SqliteConnectOptions::from_str(database.url()).expect("a SQLite URL");
+                Connection::Sqlite(options.connect().await.expect("the database file opens"))
+            }
+            Backend::Postgres => {
+                let options = PgConnectOptions::from_str(database.url()).expect("a PostgreSQL URL");
+                let options = options.options([("search_path", "tasktower")]);
+                Connection::Postgres(options.connect().await.expect("PostgreSQL accepts a connection"))
+            }
+        };
+        Inspector { connection }
+    }
+
+    /// Reads everything of a project, as it is at one moment.
+    pub async fn facts(&mut self, project: &str) -> Facts {
+        self.facts_after(project, &[]).await
+    }
+
+    /// The same after doing some damage, which is undone again.
+    pub async fn facts_after(&mut self, project: &str, damage: &[String]) -> Facts {
+        self.run(match self.connection {
+            Connection::Sqlite(_) => "BEGIN",
+            Connection::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        })
+        .await;
+        for statement in damage {
+            assert!(self.run(statement).await > 0, "no row was damaged by {statement}");
+        }
+        let facts = self.read(project).await;
+        self.run("ROLLBACK").await;
+        facts
+    }
+
+    /// How many tasks wait or run.
+    pub async fn open_tasks(&mut self, project: &str) -> i64 {
+        let select = "SELECT {array}((SELECT count(*) FROM ready WHERE project = $1), \
+                      (SELECT count(*) FROM lease WHERE project = $1))";
+        let counts: Vec<(i64, i64)> = self.rows(project, select).await;
+        counts.first().map_or(0, |(ready, leased)| ready + leased)
+    }
+
+    /// The revision of the last journal row about a task; 0 if there is none.
+    pub async fn last_task_revision(&mut self, project: &str) -> i64 {
+        let select =
+            "SELECT {array}(COALESCE(max(revision), 0)) FROM journal WHERE project = $1 AND task_id IS NOT NULL";
+        let revisions: Vec<(i64,)> = self.rows(project, select).await;
+        revisions.first().map_or(0, |(revision,)| *revision)
+    }
+
+    /// Connections of the product that have been idle inside a transaction for longer than a second. SQLite has none.
+    pub async fn idle_in_transaction(&mut self) -> Vec<String> {
+        let Connection::Postgres(connection) = &mut self.connection else { return Vec::new() };
+        let select = "SELECT query FROM pg_stat_activity WHERE datname = current_database() \
+                      AND application_name = 'tasktower' AND state LIKE 'idle in transaction%' \
+                      AND state_change < clock_timestamp() - interval '1 s'";
+        sqlx::query_scalar(select).fetch_all(connection).await.expect("pg_stat_activity reads")
+    }
+
+    async fn read(&mut self, project: &str) -> Facts {
+        let counter: Vec<(i64,)> = self.rows(project, "SELECT {array}(revision) FROM counter WHERE project = $1").await;
+        let tasks = "SELECT {array}({hex:id}, queue, type, state, version, epoch, attempt_count, crash_count, labels, \
+                     unique_key, unique_ttl, {hex:result}) FROM task WHERE project = $1";
+        let ready = "SELECT {array}({hex:id}, queue, CASE WHEN due THEN 1 ELSE 0 END, state, version, epoch, \
+                     attempt_count, crash_count) FROM ready WHERE project = $1";
+        let leases = "SELECT {array}({hex:id}, queue, version, epoch, attempt_count, crash_count) FROM lease \
+                      WHERE project = $1";
+        let attempts = "SELECT {array}({hex:task_id}, epoch, outcome) FROM attempt WHERE project = $1 ORDER BY epoch";
+        let journal = "SELECT {array}(revision, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
+                       FROM journal WHERE project = $1 ORDER BY revision";
+        let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
+                       FROM queue_stat WHERE project = $1";
+        let unique_keys = "SELECT {array}(type, key, {hex:task_id}) FROM unique_key WHERE project = $1";
+        let mut by_task: BTreeMap<String, Vec<AttemptRow>> = BTreeMap::new();
+        for row in self.rows::<AttemptRow>(project, attempts).await {
+            by_task.entry(row.id.clone()).or_default().push(row);
+        }
+        Facts {
+            counter: counter.first().map_or(0, |(revision,)| *revision),
+            tasks: self.rows(project, tasks).await.into_iter().map(|row: TaskRow| (row.id.clone(), row)).collect(),
+            ready: self.rows(project, ready).await.into_iter().map(|row: ReadyRow| (row.id.clone(), row)).collect(),
+            leases: self.rows(project, leases).await.into_iter().map(|row: LeaseRow| (row.id.clone(), row)).collect(),
+            attempts: by_task,
+            journal: self.rows(project, journal).await,
+            figures: self
+                .rows(project, figures)
+                .await
+                .into_iter()
+                .map(|row: FiguresRow| (row.name, row.figures))
+                .collect(),
+            closed: self
+                .rows(project, "SELECT {array}({hex:id}, state) FROM closed WHERE project = $1")
+                .await
+                .into_iter()
+                .collect(),
+            dead_letters: self
+                .rows(project, "SELECT {array}({hex:task_id}) FROM dead_letter WHERE project = $1")
+                .await
+                .into_iter()
+                .map(|(task,): (String,)| task)
+                .collect(),
+            unique_keys: self.rows(project, unique_keys).await,
+        }
+    }
+
+    /// Runs a query whose rows are one JSON array each, which both databases can make.
+    async fn rows<T: DeserializeOwned>(&mut self, project: &str, select: &str) -> Vec<T> {
+        let texts: Vec<String> = match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                // hex(NULL) is '' on SQLite.
+                let hex = |column: &str| format!("CASE WHEN {column} IS NOT NULL THEN lower(hex({column})) END");
+                let select = fill(select, "json_array", hex);
+                let rows = sqlx::query(AssertSqlSafe(select)).bind(project).fetch_all(connection).await;
+                rows.expect("SQLite reads").iter().map(|row| row.get(0)).collect()
+            }
+            Connection::Postgres(connection) => {
+                let select = fill(select, "json_build_array", |column| {
+                    let bytes = if column.ends_with("id") { format!("uuid_send({column})") } else { column.to_owned() };
+                    format!("encode({bytes}, 'hex')")
+                });
+                // A JSON column as text, so that one decoder reads both.
+                let select = format!("SELECT x::text FROM ({}) AS x(x)", select);
+                let rows = sqlx::query(AssertSqlSafe(select)).bind(project).fetch_all(connection).await;
+                rows.expect("PostgreSQL reads").iter().map(|row| row.get(0)).collect()
+            }
+        };
+        let decode = |text: &String| serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        texts.iter().map(decode).collect()
+    }
+
+    async fn run(&mut self, statement: &str) -> u64 {
+        let statement = AssertSqlSafe(statement.to_owned());
+        let rows = match &mut self.connection {
+            Connection::Sqlite(c) => sqlx::raw_sql(statement).execute(c).await.map(|done| done.rows_affected()),
+            Connection::Postgres(c) => sqlx::raw_sql(statement).execute(c).await.map(|done| done.rows_affected()),
+        };
+        rows.expect("the statement runs")
+    }
+
+    pub async fn close(self) {
+        // It is gone either way.
+        let _ = match self.connection {
+            Connection::Sqlite(connection) => connection.close().await,
+            Connection::Postgres(connection) => connection.close().await,
+        };
+    }
+}
+
+/// Fills in what the databases call differently: `{array}`, `{hex:COLUMN}`.
+fn fill(select: &str, array: &str, hex: impl Fn(&str) -> String) -> String {
+    let mut filled = select.replace("{array}", array);
+    while let Some(start) = filled.find("{hex:") {
+        let Some(length) = filled[start..].find('}') else { break };
+        let column = hex(&filled[start + "{hex:".len()..start + length]);
+        filled.replace_range(start..=start + length, &column);
+    }
+    filled
+}
+
+/// When the rows are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Work goes on.
+    Busy,
+    /// Nobody submits any more, and workers had the time to finish everything.
+    Quiet,
+}
+
+/// Everything that is wrong.
+pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
+    let mut found = Found::default();
+    let by_task = facts.journal_by_task();
+    facts.check_revisions(&mut found);
+    facts.check_tasks(&by_task, &mut found);
+    facts.check_places(&mut found);
+    facts.check_figures(&mut found);
+    facts.check_lists(&mut found);
+    facts.check_unique_keys(&mut found);
+    facts.check_submits(known, &by_task, &mut found);
+    facts.check_completions(known, &mut found);
+    for (name, watched) in &known.watches {
+        facts.check_watch(name, watched, when, &mut found);
+    }
+    for surprise in &known.surprises {
+        found.add(Rule::NoSurprise, surprise);
+    }
+    if when == When::Quiet {
+        for id in facts.ready.keys().chain(facts.leases.keys()) {
+            found.add(Rule::NothingStuck, format!("task {id} is not final: {:?}", facts.now(id)));
+        }
+    }
+    found.violations
+}
+
+/// Panics with what is wrong, if anything is.
+pub fn assert_holds(facts: &Facts, known: &Known, when: When) {
+    let violations = check(facts, known, when);
+    let shown: Vec<String> =
+        violations.iter().take(SHOWN).map(|violation| format!("{:?}: {}", violation.rule, violation.text)).collect();
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), shown.join("\n"));
+}
+
+#[derive(Default)]
+struct Found {
+    violations: Vec<Violation>,
+}
+
+impl Found {
+    fn add(&mut self, rule: Rule, text: impl Display) {
+        self.violations.push(Violation { rule, text: text.to_string() });
+    }
+
+    fn unless(&mut self, holds: bool, rule: Rule, text: impl FnOnce() -> String) {
+        if !holds {
+            self.add(rule, text());
+        }
+    }
+}
+
+type ByTask<'a> = BTreeMap<&'a str, Vec<&'a JournalRow>>;
+
+impl Facts {
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub fn last_revision(&self) -> i64 {
+        self.counter
+    }
+
+    /// How many tasks are final, by state number.
+    pub fn count_in_state(&self, state: i64) -> usize {
+        self.tasks.keys().filter(|id| self.now(id).is_some_and(|now| now.state == state)).count()
+    }
+
+    fn journal_by_task(&self) -> ByTask<'_> {
+        let mut by_task = ByTask::new();
+        for row in &self.journal {
+            if let Some(task) = &row.task {
+                by_task.entry(task).or_default().push(row);
+            }
+        }
+        by_task
+    }
+
+    fn now(&self, id: &str) -> Option<Now> {
+        if let Some(l) = self.leases.get(id) {
+            let (attempt_count, crash_count) = (l.attempt_count, l.crash_count);
+            return Some(Now { state: RUNNING, version: l.version, epoch: l.epoch, attempt_count, crash_count });
+        }
+        if let Some(r) = self.ready.get(id) {
+            let (attempt_count, crash_count) = (r.attempt_count, r.crash_count);
+            return Some(Now { state: r.state, version: r.version, epoch: r.epoch, attempt_count, crash_count });
+        }
+        self.tasks.get(id).map(|t| Now {
+            state: t.state,
+            version: t.version,
+            epoch: t.epoch,
+            attempt_count: t.attempt_count,
+            crash_count: t.crash_count,
+        })
+    }
+
+    fn check_revisions(&self, found: &mut Found) {
+        for (row, expected) in self.journal.iter().zip(1..) {
+            if row.revision != expected {
+                found.add(Rule::DenseRevisions, format!("revision {expected} is missing before {}", row.revision));
+                break;
+            }
+        }
+        let rows = self.journal.len() as i64;
+        found.unless(rows == self.counter, Rule::DenseRevisions, || {
+            format!("{rows} rows, but the counter says {}", self.counter)
+        });
+    }
+
+    fn check_tasks(&self, by_task: &ByTask<'_>, found: &mut Found) {
+        for id in self.tasks.keys().filter(|id| !by_task.contains_key(id.as_str())) {
+            found.add(Rule::OneRowPerVersion, format!("task {id} has no journal row"));
+        }
+        for (&id, rows) in by_task {
+            let versions: Vec<i64> = rows.iter().map(|row| row.version).collect();
+            found.unless(versions == (1..=versions.len() as i64).collect::<Vec<_>>(), Rule::OneRowPerVersion, || {
+                format!("task {id} has the versions {versions:?}")
+            });
+            self.check_story(id, rows, found);
+        }
+    }
+
+    /// Follows a task through its journal.
+    fn check_story(&self, id: &str, rows: &[&JournalRow], found: &mut Found) {
+        let mut state = None;
+        let mut epoch = 0;
+        let mut ended: Vec<(i64, i64)> = Vec::new();
+        let mut last = Snapshot::default();
+        for row in rows {
+            let to = row.to_state.unwrap_or_default();
+            let text = row.snapshot.as_deref().unwrap_or("{}");
+            match serde_json::from_str::<Snapshot>(text) {
+                Ok(snapshot) => last = snapshot,
+                Err(error) => found.add(Rule::FoldOfJournal, format!("task {id} v{}: {error}", row.version)),
+            }
+            epoch += i64::from(row.kind == LEASED);
+            let follows = row.from_state == state && allows(row.kind, row.from_state, to);
+            found.unless(follows && last.state == to && last.epoch == epoch, Rule::FoldOfJournal, || {
+                format!("task {id} v{} does not follow on state {state:?}, epoch {epoch}: {row:?}", row.version)
+            });
+            if row.from_state == Some(RUNNING)
+                && let Some(outcome) = outcome_of(row.kind)
+            {
+                ended.push((epoch, outcome));
+            }
+            state = Some(to);
+        }
+        let deleted = rows.last().is_some_and(|row| row.kind == DELETED);
+        let version = rows.last().map_or(0, |row| row.version);
+        let Snapshot { state, epoch: _, attempt_count, crash_count, .. } = last;
+        let folded = (!deleted).then_some(Now { state, version, epoch, attempt_count, crash_count });
+        let now = self.now(id);
+        found.unless(now == folded, Rule::FoldOfJournal, || {
+            format!("task {id} is {now:?}, its journal says {folded:?}")
+        });
+        let attempts = self.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
+        let attempts: Vec<(i64, i64)> = attempts.iter().map(|a| (a.epoch, a.outcome)).collect();
+        found.unless(deleted || attempts == ended, Rule::DenseEpochs, || {
+            format!("task {id} has the attempts {attempts:?}, its journal says {ended:?}")
+        });
+        let open = i64::from(self.leases.contains_key(id));
+        let expected: Vec<i64> = (1..=epoch - open).collect();
+        found.unless(deleted || attempts.iter().map(|a| a.0).eq(expected), Rule::DenseEpochs, || {
+            format!("task {id} at epoch {epoch} has the attempts {attempts:?}")
+        });
+    }
+
+    fn check_places(&self, found: &mut Found) {
+        for (id, task) in &self.tasks {
+            let is_final = [SUCCEEDED, FAILED, CANCELLED].contains(&task.state);
+            let places = [is_final, self.ready.contains_key(id), self.leases.contains_key(id)];
+            found.unless(places.iter().filter(|there| **there).count() == 1, Rule::OnePlace, || {
+                format!("task {id}: final, ready, leased = {places:?}")
+            });
+        }
+        for id in self.ready.keys().chain(self.leases.keys()).chain(self.attempts.keys()) {
+            found.unless(self.tasks.contains_key(id), Rule::OnePlace, || format!("no task {id}, but a part of one"));
+        }
+    }
+
+    fn check_figures(&self, found: &mut Found) {
+        let mut counted: BTreeMap<&str, Figures> = BTreeMap::new();
+        for row in self.ready.values() {
+            counted.entry(&row.queue).or_default()[if row.due == 1 { 0 } else { 1 }] += 1;
+        }
+        for row in self.leases.values() {
+            counted.entry(&row.queue).or_default()[2] += 1;
+        }
+        let queues: Vec<Snapshot> = self
+            .journal
+            .iter()
+            .map(|row| serde_json::from_str(row.snapshot.as_deref().unwrap_or("{}")).unwrap_or_default())
+            .collect();
+        for (row, snapshot) in self.journal.iter().zip(&queues) {
+            // SUBMITTED, LEASED, COMPLETED; FAILED, LEASE_EXPIRED and TIMED_OUT.
+            let place = match row.kind {
+                SUBMITTED => 3,
+                LEASED => 4,
+                4 => 5,
+                5 | 7 | 8 => 6,
+                _ => continue,
+            };
+            counted.entry(&snapshot.queue).or_default()[place] += 1;
+        }
+        let names: BTreeSet<&str> = counted.keys().copied().chain(self.figures.keys().map(String::as_str)).collect();
+        for name in names {
+            let counted = counted.get(name).copied().unwrap_or_default();
+            let stored = self.figures.get(name).copied().unwrap_or_default();
+            found.unless(counted == stored, Rule::QueueFigures, || {
+                format!(
+                    "queue {name} (ready, delayed, running; submitted, leased, succeeded, failed): stored {stored:?}, \
+                     counted {counted:?}"
+                )
+            });
+        }
+    }
+
+    fn check_lists(&self, found: &mut Found) {
+        let in_state = |state: i64| {
+            let is_there = move |task: &&TaskRow| task.state == state;
+            self.tasks.values().filter(is_there).map(move |task| (task.id.clone(), state))
+        };
+        let closed: BTreeSet<_> = in_state(FAILED).chain(in_state(CANCELLED)).collect();
+        for (id, state) in closed.symmetric_difference(&self.closed) {
+            found.add(Rule::ClosedLists, format!("task {id} in state {state} is listed in one place only"));
+        }
+        let failed: BTreeSet<String> = in_state(FAILED).map(|(id, _)| id).collect();
+        for id in failed.symmetric_difference(&self.dead_letters) {
+            found.add(Rule::ClosedLists, format!("task {id} is FAILED or a dead letter, not both"));
+        }
+    }
+
+    fn check_unique_keys(&self, found: &mut Found) {
+        let mut held = BTreeMap::new();
+        for row in &self.unique_keys {
+            held.insert((row.task_type.as_str(), row.key.as_str()), row.task.as_str());
+            let holder = self.tasks.get(&row.task);
+            let fits = holder.is_some_and(|t| t.task_type == row.task_type && t.unique_key.as_ref() == Some(&row.key));
+            let open = self.now(&row.task).is_some_and(|now| now.state <= RETRYING);
+            found.unless(fits && open, Rule::UniqueKeys, || {
+                format!("{} holds {} of {} and should not", row.task, row.key, row.task_type)
+            });
+        }
+        // A task whose key has a life of its own may have lost it.
+        for task in self.tasks.values().filter(|task| task.unique_ttl.is_none()) {
+            let Some(key) = &task.unique_key else { continue };
+            let open = self.now(&task.id).is_some_and(|now| now.state <= RETRYING);
+            let holder = held.get(&(task.task_type.as_str(), key.as_str())).copied();
+            found.unless(!open || holder == Some(task.id.as_str()), Rule::UniqueKeys, || {
+                format!("task {} is open, but {holder:?} holds its key {key}", task.id)
+            });
+        }
+    }
+
+    fn check_submits(&self, known: &Known, by_task: &ByTask<'_>, found: &mut Found) {
+        for (request, task) in &known.submits {
+            let deleted = by_task.get(task.as_str()).and_then(|rows| rows.last()).is_some_and(|r| r.kind == DELETED);
+            found.unless(deleted || self.tasks.contains_key(task), Rule::SubmitsKept, || {
+                format!("request {request} was acknowledged as {task}, which does not exist")
+            });
+        }
+        let mut made: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for task in self.tasks.values() {
+            let labels: BTreeMap<String, String> =
+                task.labels.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            if let Some(request) = labels.get(REQUEST_LABEL) {
+                made.entry(request.clone()).or_default().push(&task.id);
+            }
+        }
+        for (request, tasks) in made {
+            found.unless(tasks.len() == 1, Rule::OneEffect, || format!("request {request} made {tasks:?}"));
+        }
+    }
+
+    fn check_completions(&self, known: &Known, found: &mut Found) {
+        for (task, completions) in &known.completions {
+            // The same completion may be acknowledged again; another one may not.
+            let first = &completions[0];
+            found.unless(completions.iter().all(|c| c == first), Rule::CompletionsKept, || {
+                format!("task {task} was acknowledged with different outcomes: {completions:?}")
+            });
+            let stored = self.tasks.get(task).map(|t| (t.state, t.epoch, t.result.clone().unwrap_or_default()));
+            let expected = (SUCCEEDED, first.epoch, hex(&first.result));
+            found.unless(stored.as_ref() == Some(&expected), Rule::CompletionsKept, || {
+                let Completion { epoch, .. } = first;
+                format!("task {task} was acknowledged as completed at epoch {epoch}, stored is {stored:?}")
+            });
+        }
+        for (task, attempts) in &self.attempts {
+            const ATTEMPT_SUCCEEDED: i64 = 2;
+            let count = attempts.iter().filter(|a| a.outcome == ATTEMPT_SUCCEEDED).count();
+            found.unless(count <= 1, Rule::CompletionsKept, || format!("task {task} was completed {count} times"));
+        }
+    }
+
+    fn check_watch(&self, name: &str, watched: &Watched, when: When, found: &mut Found) {
+        let rows = self.journal.iter().filter(|row| row.revision > watched.start);
+        let mut rows: Vec<Seen> = rows
+            .filter_map(|row| {
+                let task = row.task.clone()?;
+                // The kinds of tasks are small numbers.
+                Some(Seen { revision: row.revision, task, kind: row.kind as i32, version: row.version })
+            })
+            .collect();
+        if when == When::Busy {
+            rows.truncate(watched.seen.len());
+        }
+        if watched.seen == rows {
+            return;
+        }
+        let at = watched.seen.iter().zip(&rows).take_while(|(seen, row)| seen == row).count();
+        found.add(
+            Rule::WatchersSawAll,
+            format!(
+                "watcher {name} saw {} events of {}; the first that differs is number {at}: saw {:?}, journal {:?}",
+                watched.seen.len(),
+                rows.len(),
+                watched.seen.get(at),
+                rows.get(at)
+            ),
+        );
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
