@@ -223,3 +223,24 @@ async fn exit_codes_say_what_kind_of_failure_it_was() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn every_measurement_ends_with_its_json() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        for arguments in [
+            &["lifecycle", "--tasks", "200", "--workers", "2", "--batch", "20"][..],
+            &["lifecycle", "--tasks", "50", "--workers", "2", "--batch", "20", "--unary"],
+            &["submit", "--seconds", "1", "--inflight", "4"],
+            &["latency", "--rate", "50", "--seconds", "1"],
+            &["read", "--seconds", "1", "--inflight", "4"],
+            &["watch", "--streams", "20", "--connections", "2", "--events", "100"],
+        ] {
+            let said = say(&rpc, &[&["bench"], arguments, &["--json"]].concat()).await.well();
+            let last = said.lines().last().expect("a last line");
+            let figures: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said}"));
+            assert_eq!(figures["scenario"], arguments[0], "{figures}");
+        }
+    })
+    .await;
+}
