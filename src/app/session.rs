@@ -236,23 +236,37 @@ impl Grants {
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
         self.shared.credits.send_modify(|credits| *credits = credits.saturating_sub(count));
         self.shared.unconfirmed().extend(tasks.iter().map(|task| (task.id, task.epoch)));
-        // Nobody reads any more: the end of the session gives them back.
-        let _ = self.unless_over(self.out.send(Ok(SessionOut::Grants(tasks)))).await;
+        let tokens: Vec<_> = tasks.iter().map(|task| (task.id, task.epoch)).collect();
+        let sent = self.unless_over(self.out.send(Ok(SessionOut::Grants(tasks)))).await;
+        if !matches!(sent, Some(Ok(()))) {
+            // The session takes no more, but it may go on for as long as what runs; nobody would keep these alive.
+            let unsent = {
+                let mut unconfirmed = self.shared.unconfirmed();
+                tokens.into_iter().filter(|token| unconfirmed.remove(token)).collect()
+            };
+            self.release(unsent).await;
+        }
         Ok(())
     }
 
-    /// The outcome of a wait, or none when the session takes no more tasks first.
+    /// The outcome of a wait, or none once the session takes no more tasks, even if the outcome is there too.
     async fn unless_over<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            outcome = wait => Some(outcome),
+            biased;
             () = self.shared.ended.cancelled() => None,
             () = self.shared.drained.cancelled() => None,
             () = self.app.draining().cancelled() => None,
+            outcome = wait => Some(outcome),
         }
     }
 
     async fn release_unconfirmed(&self) {
-        let tokens: Vec<_> = self.shared.unconfirmed().drain().collect();
+        let tokens = self.shared.unconfirmed().drain().collect();
+        self.release(tokens).await;
+    }
+
+    /// Gives leases back, uncounted.
+    async fn release(&self, tokens: Vec<(TaskId, i64)>) {
         if tokens.is_empty() {
             return;
         }

@@ -240,6 +240,40 @@ async fn drain_stops_grants_whoever_says_it() {
 }
 
 #[tokio::test]
+async fn what_is_leased_while_a_worker_drains_is_granted_or_given_back() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        // The drain comes while the lease is being made.
+        for round in 0..10 {
+            let name = rpc.submit(task("t")).await;
+            let mut session = Session::open(&rpc.clients, worker(&format!("w{round}"))).await;
+            session.credits(1).await;
+            session.say(Say::Drain(pb::SessionDrain {})).await;
+            session.say(Say::Heartbeat(pb::SessionHeartbeat::default())).await;
+            // Whatever was granted is said before or soon after the answer; the session stays open meanwhile.
+            let settled = eventually("it is granted, or waits again", SOON, async || {
+                while let Ok(heard) = timeout(IDLE, session.heard.message()).await {
+                    if let Some(Heard::Grants(grants)) = heard.unwrap().and_then(|response| response.message) {
+                        return Ok(Some(grants));
+                    }
+                }
+                let task = rpc.get(&name).await;
+                if task.state() == State::Pending { Ok(None) } else { Err(format!("{:?}", task.state())) }
+            })
+            .await;
+            assert_eq!(rpc.get(&name).await.crash_count, 0);
+            match settled {
+                Some(grants) => drop(rpc.complete(grants.tasks.iter().map(token)).await),
+                None => {
+                    drop(rpc.clients.tasks().cancel_task(pb::CancelTaskRequest { name, ..Default::default() }).await)
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_a_session_may_not_say_ends_it_with_the_field() {
     let database = crate::support::backend::Database::sqlite();
     let rpc = Rpc::start(&database).await;
