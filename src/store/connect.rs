@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 
 use crate::domain::task::Micros;
@@ -150,7 +151,23 @@ async fn connect_postgres(
             ("plan_cache_mode", plans),
         ])
     });
-    Database::connect(options).await.context("connect to PostgreSQL")
+    match Database::connect(options).await {
+        Ok(pool) => Ok(pool),
+        // A pool whose server cannot be reached only says that its time was up; a single connection says why.
+        Err(pool) => {
+            Err(why_unreachable(address).await.unwrap_or_else(|| pool.into())).context("connect to PostgreSQL")
+        }
+    }
+}
+
+/// What goes wrong when one connects without a pool; none when nothing does.
+async fn why_unreachable(address: &str) -> Option<anyhow::Error> {
+    let connecting = async { sqlx::postgres::PgConnection::connect(address).await?.close().await };
+    match tokio::time::timeout(ACQUIRE_LIMIT, connecting).await {
+        Ok(Ok(())) => None,
+        Ok(Err(cause)) => Some(cause.into()),
+        Err(_) => Some(anyhow::anyhow!("no answer within {} s", ACQUIRE_LIMIT.as_secs())),
+    }
 }
 
 async fn connect_sqlite(path: &Path, connections: u32) -> anyhow::Result<DatabaseConnection> {
