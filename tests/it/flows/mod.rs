@@ -2,4 +2,7 @@
 
 mod checker;
 mod crashes;
+mod restart;
+mod resume;
+
 mod worker_death;

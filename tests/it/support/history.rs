@@ -5,7 +5,7 @@
 //! gives, whatever is killed around it, are kept as surprises.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub struct Known {
     pub submits: BTreeMap<String, String>,
     /// The acknowledged completions of each task.
     pub completions: BTreeMap<String, Vec<Completion>>,
+    /// Tasks that a handler of the worker runtime ran to its end.
+    pub handled: BTreeSet<String>,
     /// What each watcher was shown.
     pub watches: BTreeMap<String, Watched>,
     /// What nobody should have been told.
@@ -56,6 +58,8 @@ pub struct Completion {
 pub struct Watched {
     /// The revision of the project when the watch was first opened; nothing happened in between.
     pub start: i64,
+    /// The token of the first message.
+    pub first_token: String,
     pub seen: Vec<Seen>,
     /// How often the stream was opened.
     pub opened: usize,
@@ -138,10 +142,15 @@ impl History {
         self.lock().completions.entry(task).or_default().push(completion);
     }
 
-    /// How many tasks were submitted and not completed, as far as is known.
+    /// A handler ran a task to its end; whether the report was taken, only the runtime knows.
+    pub fn handled(&self, task: String) {
+        self.lock().handled.insert(task);
+    }
+
+    /// How many tasks were submitted and not worked on, as far as is known.
     pub fn backlog(&self) -> usize {
         let known = self.lock();
-        known.submits.len().saturating_sub(known.completions.len())
+        known.submits.len().saturating_sub(known.completions.len() + known.handled.len())
     }
 
     /// Changes what a watcher knows.

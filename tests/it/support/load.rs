@@ -15,7 +15,8 @@ use tasktower::{
     pb::{
         CompleteTasksRequest, ErrorReason, FailTasksRequest, GetProjectRequest, LeaseTasksRequest, LeaseToken,
         LeasedTask, Queue, ReleaseTasksRequest, ReportResult, RetrySettings, SubmitTaskRequest, Task, TaskCompletion,
-        TaskError, TaskFailure, TaskRelease, UpdateQueueRequest, WatchTasksRequest, WorkerIdentity, task_event,
+        TaskError, TaskEvent, TaskFailure, TaskRelease, UpdateQueueRequest, WatchTasksRequest, WatchTasksResponse,
+        WorkerIdentity, task_event,
     },
 };
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
-    client::Clients,
+    client::{Clients, Replicas},
     history::{Completion, History, Known, REQUEST_LABEL, Seen, Watched},
     invariants::Inspector,
     wait::{eventually, pause},
@@ -57,13 +58,13 @@ pub struct Shape {
     pub submitters: usize,
     pub workers: usize,
     pub watchers: usize,
-    /// Watchers cut their streams after so many messages; 0 means never.
-    pub watchers_cut_after: usize,
+    /// After how many messages each watcher cuts its streams, in turn; none means never.
+    pub watchers_cut_after: Vec<usize>,
 }
 
 impl Shape {
     pub fn on(endpoints: &[String]) -> Shape {
-        Shape { endpoints: endpoints.to_vec(), submitters: 4, workers: 4, watchers: 1, watchers_cut_after: 0 }
+        Shape { endpoints: endpoints.to_vec(), submitters: 4, workers: 4, watchers: 1, watchers_cut_after: Vec::new() }
     }
 }
 
@@ -90,17 +91,17 @@ impl Load {
             workers: JoinSet::new(),
             watchers: JoinSet::new(),
         };
-        let client = |number: usize| Clients::connect_later(&shape.endpoints[number % shape.endpoints.len()]);
-        set_lease(&client(0), QUEUE).await;
-        let start = revision(&client(0)).await;
+        let client = |number: usize| Replicas::new(&shape.endpoints, number);
+        set_lease(client(0).current(), QUEUE).await;
+        let start = revision(client(0).current()).await;
         for number in 0..shape.watchers {
             let name = format!("watcher-{number}");
             history.watch(&name, |watched| watched.start = start);
             let watcher = Watcher {
-                clients: client(number),
+                replicas: client(number),
                 history: history.clone(),
                 name: name.clone(),
-                cut_after: shape.watchers_cut_after,
+                cut_after: shape.watchers_cut_after.get(number % shape.watchers_cut_after.len().max(1)).copied(),
                 stop: load.watching.clone(),
             };
             load.watchers.spawn(watcher.run());
@@ -111,7 +112,7 @@ impl Load {
         }
         for number in 0..shape.workers {
             let worker =
-                Worker { clients: client(number), history: history.clone(), number, stop: load.working.clone() };
+                Worker { replicas: client(number), history: history.clone(), number, stop: load.working.clone() };
             load.workers.spawn(worker.run());
         }
         for number in 0..shape.submitters {
@@ -122,6 +123,11 @@ impl Load {
 
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// For clients that are not part of the load and know something too.
+    pub fn shared_history(&self) -> Arc<History> {
+        self.history.clone()
     }
 
     /// Waits until so many more unary calls were acknowledged, and one is under way.
@@ -184,20 +190,27 @@ pub fn task_id(name: &str) -> String {
     name.rsplit('/').next().unwrap_or_default().replace('-', "")
 }
 
-/// Makes a call until it is answered.
-async fn persist<R: Clone, T, F>(history: &History, what: &'static str, request: &R, call: impl Fn(R) -> F) -> T
+/// Makes a call until it is answered, by one replica or another.
+async fn persist<R: Clone, T, F>(
+    history: &History,
+    replicas: &Replicas,
+    what: &'static str,
+    request: &R,
+    call: impl Fn(Clients, R) -> F,
+) -> T
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
     loop {
-        if let Some(answer) = history.call(what, call(request.clone())).await {
+        if let Some(answer) = history.call(what, call(replicas.current().clone(), request.clone())).await {
             return answer;
         }
+        replicas.turn();
         pause("the server is back in a moment", TRY_AGAIN).await;
     }
 }
 
-async fn submit_for_ever(clients: Clients, history: Arc<History>, number: usize, stop: CancellationToken) {
+async fn submit_for_ever(replicas: Replicas, history: Arc<History>, number: usize, stop: CancellationToken) {
     for serial in 0_u32.. {
         while history.backlog() > MAX_BACKLOG && !stop.is_cancelled() {
             pause("the workers catch up", TRY_AGAIN).await;
@@ -214,11 +227,8 @@ async fn submit_for_ever(clients: Clients, history: Arc<History>, number: usize,
         };
         let times = if serial.is_multiple_of(REPEATED_SUBMITS) { 2 } else { 1 };
         for _ in 0..times {
-            let call = |request| {
-                let mut tasks = clients.tasks();
-                async move { tasks.submit_task(request).await }
-            };
-            let answer = persist(&history, "submit", &request, call).await;
+            let call = |clients: Clients, request| async move { clients.tasks().submit_task(request).await };
+            let answer = persist(&history, &replicas, "submit", &request, call).await;
             history.submitted(&request_id, task_id(&answer.name));
         }
     }
@@ -260,7 +270,7 @@ impl Plan {
 }
 
 struct Worker {
-    clients: Clients,
+    replicas: Replicas,
     history: Arc<History>,
     number: usize,
     stop: CancellationToken,
@@ -285,11 +295,8 @@ impl Worker {
                 // The same id until it is answered: what was leased by a call without an answer is answered again.
                 request_id: Uuid::now_v7().to_string(),
             };
-            let call = |request| {
-                let mut workers = self.clients.workers();
-                async move { workers.lease_tasks(request).await }
-            };
-            let answer = persist(&self.history, "lease", &request, call).await;
+            let call = |clients: Clients, request| async move { clients.workers().lease_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "lease", &request, call).await;
             self.work(answer.tasks).await;
         }
     }
@@ -318,20 +325,14 @@ impl Worker {
         }
         if !failures.is_empty() {
             let request = FailTasksRequest { parent: PROJECT.to_owned(), failures };
-            let call = |request| {
-                let mut workers = self.clients.workers();
-                async move { workers.fail_tasks(request).await }
-            };
-            let answer = persist(&self.history, "fail", &request, call).await;
+            let call = |clients: Clients, request| async move { clients.workers().fail_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "fail", &request, call).await;
             answer.results.iter().for_each(|result| self.expect_report("fail", result));
         }
         if !releases.is_empty() {
             let request = ReleaseTasksRequest { parent: PROJECT.to_owned(), releases };
-            let call = |request| {
-                let mut workers = self.clients.workers();
-                async move { workers.release_tasks(request).await }
-            };
-            let answer = persist(&self.history, "release", &request, call).await;
+            let call = |clients: Clients, request| async move { clients.workers().release_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "release", &request, call).await;
             answer.results.iter().for_each(|result| self.expect_report("release", result));
         }
     }
@@ -365,11 +366,8 @@ impl Worker {
 
     async fn send(&self, completions: Vec<TaskCompletion>) -> Vec<ReportResult> {
         let request = CompleteTasksRequest { parent: PROJECT.to_owned(), completions };
-        let call = |request| {
-            let mut workers = self.clients.workers();
-            async move { workers.complete_tasks(request).await }
-        };
-        persist(&self.history, "complete", &request, call).await.results
+        let call = |clients: Clients, request| async move { clients.workers().complete_tasks(request).await };
+        persist(&self.history, &self.replicas, "complete", &request, call).await.results
     }
 
     /// A lease may be lost while the server is away; any other refusal of a good report is wrong.
@@ -397,10 +395,10 @@ fn refusal(result: &ReportResult) -> Option<Refusal> {
 
 /// Follows the project from the token of its last message, through whatever breaks its streams.
 struct Watcher {
-    clients: Clients,
+    replicas: Replicas,
     history: Arc<History>,
     name: String,
-    cut_after: usize,
+    cut_after: Option<usize>,
     stop: CancellationToken,
 }
 
@@ -409,7 +407,7 @@ impl Watcher {
         let mut token = String::new();
         while !self.stop.is_cancelled() {
             tokio::select! {
-                () = self.follow(&mut token) => {}
+                () = self.follow(&mut token) => self.replicas.turn(),
                 () = self.stop.cancelled() => {}
             }
             pause("the server is back in a moment", TRY_AGAIN).await;
@@ -423,7 +421,7 @@ impl Watcher {
             resume_token: token.clone(),
             ..WatchTasksRequest::default()
         };
-        let mut stream = match self.clients.tasks().watch_tasks(request).await {
+        let mut stream = match self.replicas.current().tasks().watch_tasks(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => return self.history.broke("watch", status),
         };
@@ -436,20 +434,34 @@ impl Watcher {
             if message.resume_token.is_empty() {
                 self.history.surprise(format!("{}: a message without a token", self.name));
             }
-            *token = message.resume_token;
-            let is_task = |event: &&tasktower::pb::TaskEvent| event.r#type() != task_event::Type::Bookmark;
-            let seen = message.events.iter().filter(is_task).map(|event| {
-                let task = event.task.clone().unwrap_or_default();
-                Seen { revision: event.revision, task: task_id(&task.name), kind: event.kind, version: task.version }
-            });
-            let seen: Vec<Seen> = seen.collect();
             self.history.watch(&self.name, |watched| {
+                if watched.opened == 0 {
+                    watched.first_token = message.resume_token.clone();
+                }
                 watched.opened += usize::from(message_number == 1);
-                watched.seen.extend(seen);
+                watched.seen.extend(read_events(&message));
             });
-            if message_number == self.cut_after {
+            token.clone_from(&message.resume_token);
+            if Some(message_number) == self.cut_after {
                 return;
             }
         }
+    }
+}
+
+/// The events of a message that are about tasks.
+pub fn read_events(message: &WatchTasksResponse) -> Vec<Seen> {
+    let is_task = |event: &&TaskEvent| event.r#type() != task_event::Type::Bookmark;
+    message.events.iter().filter(is_task).map(read_event).collect()
+}
+
+/// An event as histories keep it.
+pub fn read_event(event: &TaskEvent) -> Seen {
+    let task = event.task.as_ref();
+    Seen {
+        revision: event.revision,
+        task: task.map(|task| task_id(&task.name)).unwrap_or_default(),
+        kind: event.kind,
+        version: task.map(|task| task.version).unwrap_or_default(),
     }
 }
