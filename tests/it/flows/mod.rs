@@ -4,5 +4,5 @@ mod checker;
 mod crashes;
 mod restart;
 mod resume;
-
+mod two_replicas;
 mod worker_death;

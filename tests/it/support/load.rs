@@ -58,13 +58,13 @@ pub struct Shape {
     pub submitters: usize,
     pub workers: usize,
     pub watchers: usize,
-    /// After how many messages each watcher cuts its streams, in turn; none means never.
-    pub watchers_cut_after: Vec<usize>,
+    /// Watchers cut each stream after one to so many messages; none means never.
+    pub watchers_cut_within: Option<usize>,
 }
 
 impl Shape {
     pub fn on(endpoints: &[String]) -> Shape {
-        Shape { endpoints: endpoints.to_vec(), submitters: 4, workers: 4, watchers: 1, watchers_cut_after: Vec::new() }
+        Shape { endpoints: endpoints.to_vec(), submitters: 4, workers: 4, watchers: 1, watchers_cut_within: None }
     }
 }
 
@@ -101,7 +101,7 @@ impl Load {
                 replicas: client(number),
                 history: history.clone(),
                 name: name.clone(),
-                cut_after: shape.watchers_cut_after.get(number % shape.watchers_cut_after.len().max(1)).copied(),
+                cut_within: shape.watchers_cut_within,
                 stop: load.watching.clone(),
             };
             load.watchers.spawn(watcher.run());
@@ -398,7 +398,7 @@ struct Watcher {
     replicas: Replicas,
     history: Arc<History>,
     name: String,
-    cut_after: Option<usize>,
+    cut_within: Option<usize>,
     stop: CancellationToken,
 }
 
@@ -425,6 +425,7 @@ impl Watcher {
             Ok(stream) => stream.into_inner(),
             Err(status) => return self.history.broke("watch", status),
         };
+        let cut_after = self.cut_within.map(|most| rand::random_range(1..=most));
         for message_number in 1.. {
             let message = match stream.message().await {
                 Ok(Some(message)) => message,
@@ -442,7 +443,7 @@ impl Watcher {
                 watched.seen.extend(read_events(&message));
             });
             token.clone_from(&message.resume_token);
-            if Some(message_number) == self.cut_after {
+            if Some(message_number) == cut_after {
                 return;
             }
         }
