@@ -6,6 +6,7 @@ pub mod bulk_job;
 mod bulk_run;
 pub mod committer;
 mod housekeeping;
+mod lookup;
 mod named_write;
 pub mod project;
 pub mod queue;
@@ -20,7 +21,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
-use self::{activity::Activity, committer::Committer, worker::Presence};
+use self::{activity::Activity, committer::Committer, lookup::Lookups, worker::Presence};
 use crate::{
     error::{Error, Result},
     ids::{ProjectId, project_name},
@@ -40,6 +41,7 @@ pub struct App(Arc<Inner>);
 struct Inner {
     store: Store,
     committer: Committer,
+    lookups: Lookups,
     hub: Arc<Hub>,
     wakeups: Arc<Wakeups>,
     sessions: Arc<Sessions>,
@@ -58,9 +60,11 @@ impl App {
         let wakeups = Arc::new(Wakeups::default());
         let sessions = Arc::new(Sessions::default());
         let committer = Committer::start(&store, &hub, &wakeups, &sessions);
+        let lookups = Lookups::start(&store);
         Self(Arc::new(Inner {
             store,
             committer,
+            lookups,
             hub,
             wakeups,
             sessions,

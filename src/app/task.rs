@@ -83,9 +83,9 @@ impl App {
 
     /// One task.
     pub async fn get_task(&self, project: &ProjectId, id: TaskId, full: bool) -> Result<Task> {
-        let found = tasks::get(self.store(), project, &[id], full).await?;
-        match found.into_iter().next() {
-            Some(task) => Ok(task),
+        match self.0.lookups.get(project, id, full).await? {
+            // Shared only when two callers asked for the same task at once.
+            Some(task) => Ok(Arc::unwrap_or_clone(task)),
             None => {
                 self.require_project(project).await?;
                 Err(Error::task_not_found(project, id))
@@ -184,7 +184,7 @@ impl App {
     /// Waits until a task is final, at most `wait`. Answers the task, FULL, and whether it is final.
     pub async fn wait_task(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
         let until = Instant::now() + wait;
-        loop {
+        'waiting: loop {
             // Subscribed before the look, so that an end right after it is not missed.
             let mut events = self.subscribe(project, Some(id)).await?;
             let task = self.get_task(project, id, true).await?;
@@ -194,8 +194,8 @@ impl App {
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
-                    () = tokio::time::sleep_until(until) => return Ok((task, false)),
-                    () = self.draining().cancelled() => return Ok((task, false)),
+                    () = tokio::time::sleep_until(until) => break 'waiting,
+                    () = self.draining().cancelled() => break 'waiting,
                 };
                 match event.as_ref().map(|event| &event.subject) {
                     Some(Subject::Task { after, .. }) if after.state.is_final() => break,
@@ -205,6 +205,10 @@ impl App {
                 }
             }
         }
+        // It may have changed since the last look.
+        let task = self.get_task(project, id, true).await?;
+        let done = task.state.is_final();
+        Ok((task, done))
     }
 }
 

@@ -31,6 +31,10 @@ const SQLITE_BUSY_LIMIT: Duration = Duration::from_secs(3);
 const STATEMENT_CACHE: usize = 512;
 /// SQLite's page cache per connection in KiB (negative means KiB to SQLite).
 const SQLITE_CACHE: &str = "-16000";
+/// Pages in the write-ahead log before it is copied back, 16 MB: fewer, larger copies than the default of a quarter.
+const SQLITE_CHECKPOINT: &str = "4000";
+/// Rows the driver's thread may be ahead of us: a batch of tasks comes over without a thread switch for every few rows.
+const SQLITE_ROW_BUFFER: usize = 2_048;
 /// Older releases have a race that can corrupt the write-ahead log.
 const SQLITE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
@@ -93,11 +97,23 @@ pub(super) struct LockFile {
     _file: File,
 }
 
-pub(super) async fn open(url: &DatabaseUrl) -> anyhow::Result<Opened> {
+/// What a database is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Many short statements; none may take long.
+    Serve,
+    /// A few statements that may rewrite tables.
+    Migrate,
+}
+
+pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS).await?;
-            let reader = connect_postgres(address, POSTGRES_READERS).await?;
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose).await?;
+            let reader = match purpose {
+                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose).await?,
+                Purpose::Migrate => writer.clone(),
+            };
             Ok(Opened { reader, writer, lock: None })
         }
         DatabaseUrl::Sqlite(path) => {
@@ -110,16 +126,17 @@ pub(super) async fn open(url: &DatabaseUrl) -> anyhow::Result<Opened> {
     }
 }
 
-async fn connect_postgres(address: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
+async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+    let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
-    options.map_sqlx_postgres_opts(|options| {
+    options.map_sqlx_postgres_opts(move |options| {
         options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
             // All our objects live in one schema.
             ("search_path", "tasktower"),
             // A replica that is paused inside a transaction must not stop its project for long.
-            ("idle_in_transaction_session_timeout", "2s"),
-            ("lock_timeout", "2s"),
-            ("statement_timeout", "4s"),
+            ("idle_in_transaction_session_timeout", limit("2s")),
+            ("lock_timeout", limit("2s")),
+            ("statement_timeout", limit("4s")),
             // An acknowledged commit survives a crash, whatever the server's default is.
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
@@ -141,6 +158,8 @@ async fn connect_sqlite(path: &Path, connections: u32) -> anyhow::Result<Databas
             .statement_cache_capacity(STATEMENT_CACHE)
             .pragma("cache_size", SQLITE_CACHE)
             .pragma("temp_store", "memory")
+            .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
+            .row_buffer_size(SQLITE_ROW_BUFFER)
     });
     Database::connect(options).await.with_context(|| format!("open {}", path.display()))
 }

@@ -65,33 +65,54 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// The columns of a row, from `x`; `base` is the revision before the first.
+macro_rules! insert_rows {
+    ($base:literal, $from:literal) => {
+        concat!(
+            "INSERT INTO journal (project, revision, time, kind, task_id, resource, version, from_state, to_state, actor, \
+             owner, request_id, address, agent, diff, snapshot) SELECT $1, ",
+            $base,
+            " + x.place, x.time, x.kind, x.task_id, x.resource, x.version, x.from_state, x.to_state, x.actor, x.owner, \
+             x.request_id, x.address, x.agent, x.diff, x.snapshot FROM ",
+            $from
+        )
+    };
+}
+
 /// Appends rows in order and returns the revision of the first. None when the project has no counter: it does not exist.
 pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> StoreResult<Option<i64>> {
     let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
+    if tx.is_postgres() {
+        // One round trip, because other commits of the project wait from here on. Reading `raised` makes the counter
+        // come first.
+        let statement = Sql::new(concat!(
+            "-- journal::append
+             WITH {x}, raised AS (
+                UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2 AS base
+             ), added AS (",
+            insert_rows!("raised.base", "x, raised"),
+            ") SELECT base + 1 FROM raised"
+        ));
+        let rows = tx.fetch(statement.text(project.as_str()).int(count).rows(rows_of(entries))).await?;
+        return rows.first().map(|row| Reader::new(row).get()).transpose();
+    }
     let raise = Sql::new(
-        "-- journal::raise\nUPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision",
+        "-- journal::append
+         UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2",
     );
     let rows = tx.fetch(raise.text(project.as_str()).int(count)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let first = Reader::new(row).get::<i64>()? - count + 1;
-    let insert = Sql::new(
-        "-- journal::append
-         WITH {x} INSERT INTO journal (project, revision, time, kind, task_id, resource, version, from_state, to_state,
-            actor, owner, request_id, address, agent, diff, snapshot)
-         SELECT $1, x.revision, x.time, x.kind, x.task_id, x.resource, x.version, x.from_state, x.to_state, x.actor,
-            x.owner, x.request_id, x.address, x.agent, x.diff, x.snapshot FROM x",
-    )
-    .text(project.as_str())
-    .rows(rows_of(entries, first));
-    tx.execute(insert).await?;
-    Ok(Some(first))
+    let base: i64 = Reader::new(row).get()?;
+    let insert = Sql::new(concat!("-- journal::append\nWITH {x} ", insert_rows!("$2", "x")));
+    tx.execute(insert.text(project.as_str()).int(base).rows(rows_of(entries))).await?;
+    Ok(Some(base + 1))
 }
 
-fn rows_of(entries: &[Entry<'_>], first: i64) -> Rows {
+fn rows_of(entries: &[Entry<'_>]) -> Rows {
     let changes = || entries.iter().map(Entry::change);
     let callers = || entries.iter().map(|e| e.caller);
     Rows::new(entries.len())
-        .int("revision", first..first + entries.len() as i64)
+        .int("place", (1..).take(entries.len()))
         .int("time", entries.iter().map(|e| e.time))
         .int("kind", entries.iter().map(|e| e.kind.into()))
         .opt_id("task_id", changes().map(|c| c.map(|c| c.after.id.0)))

@@ -6,7 +6,7 @@ use tasktower_migrations::{Migrator, MigratorTrait};
 use uuid::Uuid;
 
 use super::{
-    connect::{self, DatabaseUrl},
+    connect::{self, DatabaseUrl, Purpose},
     installation,
 };
 
@@ -24,7 +24,7 @@ pub struct Migration {
 
 /// Applies what is missing and returns the names. Several processes may call it at once.
 pub async fn up(url: &DatabaseUrl) -> anyhow::Result<Vec<String>> {
-    let opened = connect::open(url).await?;
+    let opened = connect::open(url, Purpose::Migrate).await?;
     let database = &opened.writer;
     let locked = lock(database).await?;
     let missing: Vec<String> = status_of(database).await?.into_iter().filter(|m| !m.applied).map(|m| m.name).collect();
@@ -37,7 +37,7 @@ pub async fn up(url: &DatabaseUrl) -> anyhow::Result<Vec<String>> {
 
 /// Takes back the newest `steps` migrations, with the data they hold.
 pub async fn down(url: &DatabaseUrl, steps: u32) -> anyhow::Result<()> {
-    let opened = connect::open(url).await?;
+    let opened = connect::open(url, Purpose::Migrate).await?;
     let locked = lock(&opened.writer).await?;
     let outcome = Migrator::down(&opened.writer, Some(steps)).await.context("take back migrations");
     locked.release().await?;
@@ -46,13 +46,13 @@ pub async fn down(url: &DatabaseUrl, steps: u32) -> anyhow::Result<()> {
 
 /// All migrations this binary knows, oldest first.
 pub async fn status(url: &DatabaseUrl) -> anyhow::Result<Vec<Migration>> {
-    let opened = connect::open(url).await?;
+    let opened = connect::open(url, Purpose::Migrate).await?;
     status_of(&opened.writer).await
 }
 
 /// Gives the database a new incarnation; see `installation`.
 pub async fn new_incarnation(url: &DatabaseUrl) -> anyhow::Result<Uuid> {
-    let opened = connect::open(url).await?;
+    let opened = connect::open(url, Purpose::Migrate).await?;
     require_current(&opened.writer).await?;
     installation::renew(&opened.writer).await
 }
@@ -107,7 +107,6 @@ async fn lock(database: &DatabaseConnection) -> anyhow::Result<Locked> {
     }
     let mut connection = database.get_postgres_connection_pool().acquire().await?;
     // The lock belongs to the session; it is waited for as long as another replica migrates.
-    sqlx::raw_sql("SET lock_timeout = 0; SET statement_timeout = 0").execute(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(ADVISORY_LOCK).execute(&mut *connection).await?;
     sqlx::raw_sql("CREATE SCHEMA IF NOT EXISTS tasktower").execute(&mut *connection).await?;
     Ok(Locked::Postgres(connection))

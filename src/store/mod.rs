@@ -65,7 +65,7 @@ struct Inner {
 impl Store {
     /// Opens a migrated database.
     pub async fn open(url: &DatabaseUrl) -> anyhow::Result<Self> {
-        let opened = connect::open(url).await?;
+        let opened = connect::open(url, connect::Purpose::Serve).await?;
         migrate::require_current(&opened.writer).await?;
         let installation = installation::load(&opened.writer).await?;
         Ok(Self(Arc::new(Inner {

@@ -112,19 +112,11 @@ impl Rows {
         format!("x AS (SELECT * FROM unnest({arrays}) AS x({}))", self.names.join(", "))
     }
 
-    fn sqlite_source(&self, first_parameter: usize, rows: usize) -> String {
-        let width = self.columns.len();
-        let mut source = format!("x({}) AS (VALUES ", self.names.join(", "));
-        for row in 0..rows {
-            source.push_str(if row == 0 { "(" } else { ", (" });
-            for column in 0..width {
-                let separator = if column == 0 { "" } else { ", " };
-                let _ = write!(source, "{separator}${}", first_parameter + row * width + column);
-            }
-            source.push(')');
-        }
-        source.push(')');
-        source
+    /// Cells are anonymous parameters: SQLite finds the name of a parameter by walking over all names, so with thousands of
+    /// named ones binding would take quadratic time.
+    fn sqlite_source(&self, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
+        format!("x({}) AS (VALUES {})", self.names.join(", "), vec![row; rows].join(", "))
     }
 }
 
@@ -225,13 +217,15 @@ impl Sql {
             let left = rows.len - start;
             let chunk = SQLITE_CHUNKS.into_iter().find(|size| *size <= left).unwrap_or(1);
             let mut arguments = SqliteArguments::default();
-            self.bind_scalars_sqlite(&mut arguments)?;
             for row in start..start + chunk {
                 for column in &rows.columns {
                     bind_cell_sqlite(&mut arguments, column, row)?;
                 }
             }
-            let text = self.text.replacen("{x}", &rows.sqlite_source(self.scalars.len() + 1, chunk), 1);
+            self.bind_scalars_sqlite(&mut arguments)?;
+            // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
+            let text = renumbered(self.text, chunk * rows.columns.len());
+            let text = text.replacen("{x}", &rows.sqlite_source(chunk), 1);
             let part = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut *connection).await?;
             found.extend(part.into_iter().map(QueryResult::from));
             start += chunk;
@@ -252,6 +246,19 @@ impl Sql {
         }
         Ok(())
     }
+}
+
+/// The statement with `offset` added to the number of each `$n`.
+fn renumbered(text: &str, offset: usize) -> String {
+    let mut parts = text.split('$');
+    let mut out = String::with_capacity(text.len() + 32);
+    out.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let number: usize = part[..digits].parse().unwrap_or(0);
+        let _ = write!(out, "${}{}", number + offset, &part[digits..]);
+    }
+    out
 }
 
 fn bind_scalar_postgres(arguments: &mut PgArguments, scalar: Scalar) -> StoreResult<()> {
@@ -316,5 +323,16 @@ impl<'a> Reader<'a> {
         let value = self.row.try_get_by_index(self.next)?;
         self.next += 1;
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::renumbered;
+
+    #[test]
+    fn scalars_are_numbered_after_the_cells() {
+        assert_eq!(renumbered("a = $1 AND b = $12 OR $2", 100), "a = $101 AND b = $112 OR $102");
+        assert_eq!(renumbered("no parameters", 5), "no parameters");
     }
 }

@@ -8,6 +8,7 @@
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
 //! - `flows` is whole stories over the wire: processes are killed, frozen, stopped, and nothing acknowledged is lost.
+//! - `rpc` is the real server over the wire, as clients of every kind see it.
 //! - `store` is the store by itself, on every kind of database.
 #![allow(
     clippy::disallowed_methods,
@@ -18,5 +19,6 @@ mod app;
 mod architecture;
 mod coverage;
 mod flows;
+mod rpc;
 mod store;
 mod support;

@@ -39,6 +39,9 @@ use crate::{
 const WHOLE_TRIES: usize = 3;
 /// Tasks whose time has come are marked due at most this often per project; the dispatch loop polls slower than this.
 const PROMOTE_INTERVAL: Micros = 50_000;
+/// Inputs granted by one lease command, in bytes of JSON or blob, beyond the first task's: as messages they may be several
+/// times as large, and clients take 4 MiB unless they say otherwise.
+const LEASE_BYTES: usize = 1024 * 1024;
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -688,7 +691,8 @@ impl Claims {
     ) -> Vec<Arc<Task>> {
         let mut leased = Vec::new();
         let Some((_, found)) = self.found.iter_mut().find(|(other, _)| other == want) else { return leased };
-        while leased.len() < limit {
+        let mut bytes = 0;
+        while leased.len() < limit && bytes < LEASE_BYTES {
             let Some((task, queue)) = found.pop_front() else { break };
             let allowed = self.allowed.get_mut(&queue);
             if allowed.as_ref().is_some_and(|allowed| **allowed == 0) {
@@ -696,6 +700,7 @@ impl Claims {
             }
             let duration = self.settings.get(&queue).and_then(|s| s.lease_duration).unwrap_or(DEFAULT_LEASE_DURATION);
             if let Some(task) = lease(task, duration) {
+                bytes += task.input.as_ref().map_or(0, |input| input.data.len());
                 leased.push(task);
                 if let Some(allowed) = allowed {
                     *allowed -= 1;
