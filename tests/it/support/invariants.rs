@@ -46,6 +46,8 @@ pub enum Rule {
     OneEffect,
     /// Every acknowledged completion is the stored outcome, at most one for each task.
     CompletionsKept,
+    /// Every task in an answer is a version of the journal.
+    AnswersKept,
     /// Every watcher saw each row exactly once, in order.
     WatchersSawAll,
     /// Nobody was told what a well server never says.
@@ -55,7 +57,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 14] = [
+    pub const ALL: [Rule; 15] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
@@ -67,6 +69,7 @@ impl Rule {
         Rule::SubmitsKept,
         Rule::OneEffect,
         Rule::CompletionsKept,
+        Rule::AnswersKept,
         Rule::WatchersSawAll,
         Rule::NoSurprise,
         Rule::NothingStuck,
@@ -446,6 +449,12 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_unique_keys(&mut found);
     facts.check_submits(known, &by_task, &mut found);
     facts.check_completions(known, &mut found);
+    for (task, version, state) in &known.answers {
+        let row = by_task.get(task.as_str()).and_then(|rows| rows.iter().find(|row| row.version == *version));
+        found.unless(row.is_some_and(|row| row.to_state == Some(*state)), Rule::AnswersKept, || {
+            format!("task {task} was answered in version {version}, state {state}; the journal has {row:?}")
+        });
+    }
     for (name, watched) in &known.watches {
         facts.check_watch(name, watched, when, &mut found);
     }
