@@ -80,7 +80,7 @@ impl App {
         identity: Identity,
     ) -> Result<(SessionHandle, BoxStream<Result<SessionOut>>)> {
         self.require_project(project).await?;
-        let draining = self.note_presence(project, &identity).await?;
+        let draining = self.note_presence(project, &identity).await;
         let shared = Arc::new(Shared {
             credits: watch::Sender::new(0),
             unconfirmed: Mutex::default(),
@@ -110,7 +110,8 @@ impl App {
             pass_signals(self.clone(), handle.shared.clone(), registration, signals, out),
         );
         if draining {
-            self.sessions().tell_all(project, &handle.identity.worker, &Signal::Drain);
+            let Identity { worker, incarnation, .. } = &handle.identity;
+            self.sessions().tell(project, worker, incarnation, &Signal::Drain);
         }
         Ok((handle, Box::pin(ReceiverStream::new(stream))))
     }

@@ -110,9 +110,10 @@ pub(super) enum Purpose {
 pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose).await?;
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, "auto").await?;
             let reader = match purpose {
-                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose).await?,
+                // Lists are planned for their values: a rare state wants another plan than a common one.
+                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, "force_custom_plan").await?,
                 Purpose::Migrate => writer.clone(),
             };
             Ok(Opened { reader, writer, lock: None })
@@ -127,7 +128,12 @@ pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<
     }
 }
 
-async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+async fn connect_postgres(
+    address: &str,
+    connections: u32,
+    purpose: Purpose,
+    plans: &'static str,
+) -> anyhow::Result<DatabaseConnection> {
     let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
     options.map_sqlx_postgres_opts(move |options| {
@@ -142,6 +148,7 @@ async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> 
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
             ("jit", "off"),
+            ("plan_cache_mode", plans),
         ])
     });
     match Database::connect(options).await {

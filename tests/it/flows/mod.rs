@@ -2,4 +2,7 @@
 
 mod checker;
 mod crashes;
+mod restart;
+mod resume;
+mod two_replicas;
 mod worker_death;

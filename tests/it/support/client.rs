@@ -1,6 +1,8 @@
 //! Plain generated clients of one server, without the retries and conveniences of `tasktower::client`: a test sees
 //! what the wire says.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tasktower::pb::{
     project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
     task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
@@ -49,5 +51,28 @@ impl Clients {
 
     pub fn projects(&self) -> ProjectServiceClient<Channel> {
         ProjectServiceClient::new(self.channel())
+    }
+}
+
+/// Clients of several replicas of one service: one is used until it does not answer, then the next one.
+pub struct Replicas {
+    clients: Vec<Clients>,
+    current: AtomicUsize,
+}
+
+impl Replicas {
+    /// Begins with the one of this number.
+    pub fn new(endpoints: &[String], first: usize) -> Replicas {
+        let clients = endpoints.iter().map(|endpoint| Clients::connect_later(endpoint)).collect();
+        Replicas { clients, current: AtomicUsize::new(first) }
+    }
+
+    pub fn current(&self) -> &Clients {
+        &self.clients[self.current.load(Ordering::Relaxed) % self.clients.len()]
+    }
+
+    /// The current one does not answer.
+    pub fn turn(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
     }
 }

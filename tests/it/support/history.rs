@@ -5,13 +5,19 @@
 //! gives, whatever is killed around it, are kept as surprises.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tasktower::{client::Refusal, pb::ErrorReason};
+use tasktower::{
+    client::Refusal,
+    pb::{ErrorReason, Task},
+    worker::Tally,
+};
 use tonic::{Code, Response, Status};
+
+use super::load::task_id;
 
 /// The server's own limit of a unary call is 5 s; one that is not answered in twice that hangs.
 const HANG_LIMIT: Duration = Duration::from_secs(10);
@@ -28,6 +34,14 @@ pub struct Known {
     pub submits: BTreeMap<String, String>,
     /// The acknowledged completions of each task.
     pub completions: BTreeMap<String, Vec<Completion>>,
+    /// The acknowledged submits, oldest first.
+    pub order: Vec<String>,
+    /// Tasks that a handler of the worker runtime ran, or that were seen final: not part of the backlog.
+    pub handled: BTreeSet<String>,
+    /// Tasks as they were in answers: task, version, state.
+    pub answers: BTreeSet<(String, i64, i64)>,
+    /// What workers of the runtime count as reported, and acknowledged.
+    pub reported_by_runtime: u64,
     /// What each watcher was shown.
     pub watches: BTreeMap<String, Watched>,
     /// What nobody should have been told.
@@ -41,6 +55,9 @@ pub struct Known {
     /// How often each kind of outcome was seen.
     pub outcomes: BTreeMap<String, usize>,
 }
+
+/// The name of calls by operators.
+pub const OPERATE: &str = "operate";
 
 /// The label under which a task says which request submitted it.
 pub const REQUEST_LABEL: &str = "request";
@@ -56,6 +73,8 @@ pub struct Completion {
 pub struct Watched {
     /// The revision of the project when the watch was first opened; nothing happened in between.
     pub start: i64,
+    /// The token of the first message.
+    pub first_token: String,
     pub seen: Vec<Seen>,
     /// How often the stream was opened.
     pub opened: usize,
@@ -116,7 +135,7 @@ impl History {
             known.broken += 1;
             known.count(what, &outcome);
         }
-        if !is_explained(&refusal) {
+        if !is_explained(what, &refusal) {
             self.surprise(format!("{what}: {refusal}"));
         }
     }
@@ -127,7 +146,11 @@ impl History {
 
     /// A submit was acknowledged. The same request always answers the same task.
     pub fn submitted(&self, request: &str, task: String) {
-        let before = self.lock().submits.insert(request.to_owned(), task.clone());
+        let before = {
+            let mut known = self.lock();
+            known.order.push(task.clone());
+            known.submits.insert(request.to_owned(), task.clone())
+        };
         if let Some(before) = before.filter(|before| *before != task) {
             self.surprise(format!("request {request} made {before}, and repeated {task}"));
         }
@@ -138,10 +161,31 @@ impl History {
         self.lock().completions.entry(task).or_default().push(completion);
     }
 
-    /// How many tasks were submitted and not completed, as far as is known.
+    /// An answer held a task.
+    pub fn answered(&self, task: &Task) {
+        self.lock().answers.insert((task_id(&task.name), task.version, task.state.into()));
+    }
+
+    /// What a worker of the runtime says at its end.
+    pub fn tally(&self, tally: Tally) {
+        self.lock().reported_by_runtime += tally.succeeded + tally.failed + tally.released;
+    }
+
+    /// The task that was submitted so many before the last one.
+    pub fn recent(&self, back: usize) -> Option<String> {
+        self.lock().order.iter().rev().nth(back).cloned()
+    }
+
+    /// A handler ran a task; whether its report was taken, only the runtime knows. Or an answer showed it final.
+    pub fn handled(&self, task: String) {
+        self.lock().handled.insert(task);
+    }
+
+    /// How many tasks were submitted and not worked on, as far as is known.
     pub fn backlog(&self) -> usize {
         let known = self.lock();
-        known.submits.len().saturating_sub(known.completions.len())
+        let completed = known.completions.keys().filter(|task| !known.handled.contains(*task)).count();
+        known.submits.len().saturating_sub(completed + known.handled.len())
     }
 
     /// Changes what a watcher knows.
@@ -171,7 +215,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// Whether a server that is killed, stopped or started explains this refusal of a good call.
-fn is_explained(refusal: &Refusal) -> bool {
+fn is_explained(what: &str, refusal: &Refusal) -> bool {
     match refusal.reason {
         // The connection broke, or there was none.
         ErrorReason::Unspecified => matches!(refusal.code, Code::Unavailable | Code::DeadlineExceeded),
@@ -182,6 +226,8 @@ fn is_explained(refusal: &Refusal) -> bool {
         | ErrorReason::IdempotencyInProgress
         | ErrorReason::Reconnect
         | ErrorReason::SlowConsumer => true,
+        // Operators do not look before they act.
+        ErrorReason::StateConflict => what == OPERATE,
         _ => false,
     }
 }

@@ -46,6 +46,8 @@ pub enum Rule {
     OneEffect,
     /// Every acknowledged completion is the stored outcome, at most one for each task.
     CompletionsKept,
+    /// Every task in an answer is a version of the journal.
+    AnswersKept,
     /// Every watcher saw each row exactly once, in order.
     WatchersSawAll,
     /// Nobody was told what a well server never says.
@@ -55,7 +57,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 14] = [
+    pub const ALL: [Rule; 15] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
@@ -67,6 +69,7 @@ impl Rule {
         Rule::SubmitsKept,
         Rule::OneEffect,
         Rule::CompletionsKept,
+        Rule::AnswersKept,
         Rule::WatchersSawAll,
         Rule::NoSurprise,
         Rule::NothingStuck,
@@ -131,8 +134,10 @@ fn allows(kind: i64, from: Option<i64>, to: i64) -> bool {
         7 => from == RUNNING && (WAITING.contains(&to) || to == FAILED),
         // EXPIRED.
         9 => WAITING.contains(&from) && to == FAILED,
-        // UPDATED, RUN_NOW.
-        10 | 14 => WAITING.contains(&from) && same,
+        // UPDATED: labels may change in every state.
+        10 => same,
+        // RUN_NOW.
+        14 => WAITING.contains(&from) && same,
         // CANCELLED.
         12 => (WAITING.contains(&from) || from == RUNNING) && to == CANCELLED,
         // RETRIED.
@@ -208,6 +213,7 @@ struct AttemptRow {
 #[derive(Debug, Deserialize)]
 struct JournalRow {
     revision: i64,
+    time: i64,
     kind: i64,
     task: Option<String>,
     version: i64,
@@ -333,7 +339,7 @@ impl Inspector {
         let leases = "SELECT {array}({hex:id}, queue, version, epoch, attempt_count, crash_count) FROM lease \
                       WHERE project = $1";
         let attempts = "SELECT {array}({hex:task_id}, epoch, outcome) FROM attempt WHERE project = $1 ORDER BY epoch";
-        let journal = "SELECT {array}(revision, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
+        let journal = "SELECT {array}(revision, time, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
                        FROM journal WHERE project = $1 ORDER BY revision";
         let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
                        FROM queue_stat WHERE project = $1";
@@ -445,6 +451,12 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_unique_keys(&mut found);
     facts.check_submits(known, &by_task, &mut found);
     facts.check_completions(known, &mut found);
+    for (task, version, state) in &known.answers {
+        let row = by_task.get(task.as_str()).and_then(|rows| rows.iter().find(|row| row.version == *version));
+        found.unless(row.is_some_and(|row| row.to_state == Some(*state)), Rule::AnswersKept, || {
+            format!("task {task} was answered in version {version}, state {state}; the journal has {row:?}")
+        });
+    }
     for (name, watched) in &known.watches {
         facts.check_watch(name, watched, when, &mut found);
     }
@@ -498,6 +510,28 @@ impl Facts {
     /// How many tasks are final, by state number.
     pub fn count_in_state(&self, state: i64) -> usize {
         self.tasks.keys().filter(|id| self.now(id).is_some_and(|now| now.state == state)).count()
+    }
+
+    /// The most tasks of a queue that ran at a time, by the journal.
+    pub fn most_running(&self, queue: &str) -> i64 {
+        let (mut running, mut most) = (0_i64, 0);
+        for row in self.journal_of(queue) {
+            running += i64::from(row.to_state == Some(RUNNING)) - i64::from(row.from_state == Some(RUNNING));
+            most = most.max(running);
+        }
+        most
+    }
+
+    /// When tasks of a queue were leased, in microseconds, in order.
+    pub fn lease_times(&self, queue: &str) -> Vec<i64> {
+        self.journal_of(queue).filter(|row| row.kind == LEASED).map(|row| row.time).collect()
+    }
+
+    fn journal_of(&self, queue: &str) -> impl Iterator<Item = &JournalRow> {
+        self.journal.iter().filter(move |row| {
+            let snapshot = row.snapshot.as_deref().and_then(|text| serde_json::from_str::<Snapshot>(text).ok());
+            snapshot.is_some_and(|snapshot| snapshot.queue == queue)
+        })
     }
 
     fn journal_by_task(&self) -> ByTask<'_> {

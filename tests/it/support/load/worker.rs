@@ -1,0 +1,195 @@
+//! Works by single calls: leases, and completes most tasks, fails, gives back and forgets some. Now and then it repeats a
+//! completion, as it was and changed.
+
+use std::sync::Arc;
+
+use tasktower::{
+    client::{Refusal, payload},
+    pb::{
+        CompleteTasksRequest, ErrorReason, FailTasksRequest, HeartbeatRequest, LeaseHeartbeat, LeaseTasksRequest,
+        LeaseToken, LeasedTask, Progress, ReleaseTasksRequest, ReportResult, TaskCompletion, TaskError, TaskFailure,
+        TaskRelease, WorkerIdentity,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        client::{Clients, Replicas},
+        history::{Completion, History},
+    },
+    PROJECT, QUEUE, TYPE, persist, task_id,
+};
+
+/// Tasks a worker takes at a time.
+const LEASE_TASKS: i32 = 8;
+const LEASE_WAIT: prost_types::Duration = prost_types::Duration { seconds: 0, nanos: 300_000_000 };
+/// The bytes of a result of a task.
+const RESULT_TYPE: &str = "text/plain";
+
+/// What a worker does with a task.
+enum Plan {
+    Complete,
+    Fail,
+    Release,
+    /// Says nothing, as a worker that dies. The lease has to expire.
+    Forget,
+}
+
+impl Plan {
+    fn draw(draining: bool) -> Plan {
+        match rand::random_range(0..1000) {
+            0..100 => Plan::Fail,
+            100..160 => Plan::Release,
+            160..163 if !draining => Plan::Forget,
+            _ => Plan::Complete,
+        }
+    }
+}
+
+pub(super) struct Worker {
+    pub(super) replicas: Replicas,
+    pub(super) history: Arc<History>,
+    pub(super) number: usize,
+    pub(super) stop: CancellationToken,
+}
+
+impl Worker {
+    pub(super) async fn run(self) {
+        let identity = WorkerIdentity {
+            worker: format!("worker-{}", self.number),
+            incarnation: Uuid::now_v7().to_string(),
+            types: vec![TYPE.to_owned()],
+            queues: vec![QUEUE.to_owned()],
+            slots: LEASE_TASKS,
+            ..WorkerIdentity::default()
+        };
+        while !self.stop.is_cancelled() {
+            let request = LeaseTasksRequest {
+                parent: PROJECT.to_owned(),
+                identity: Some(identity.clone()),
+                max_tasks: LEASE_TASKS,
+                wait: Some(LEASE_WAIT),
+                // The same id until it is answered: what was leased by a call without an answer is answered again.
+                request_id: Uuid::now_v7().to_string(),
+            };
+            let call = |clients: Clients, request| async move { clients.workers().lease_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "lease", &request, call).await;
+            self.work(answer.tasks).await;
+        }
+    }
+
+    async fn work(&self, leased: Vec<LeasedTask>) {
+        let (mut completions, mut failures, mut releases) = (Vec::new(), Vec::new(), Vec::new());
+        self.beat(&leased).await;
+        for LeasedTask { task, token, .. } in leased {
+            self.history.answered(&task.expect("a lease is of a task"));
+            let token = token.expect("a leased task has a token");
+            match Plan::draw(self.stop.is_cancelled()) {
+                Plan::Complete => {
+                    // The bytes are of this attempt alone, so that whose result is stored can be told.
+                    let text = format!("{} {} {}", self.number, token.task, token.epoch);
+                    completions.push(completion(token, text));
+                }
+                Plan::Fail => {
+                    let error = TaskError { r#type: "Planned".to_owned(), ..TaskError::default() };
+                    let token = Some(token);
+                    failures.push(TaskFailure { token, error: Some(error), r#final: false, retry_after: None });
+                }
+                Plan::Release => releases.push(TaskRelease { token: Some(token), delay: None }),
+                Plan::Forget => {}
+            }
+        }
+        if !completions.is_empty() {
+            self.complete(completions).await;
+        }
+        if !failures.is_empty() {
+            let request = FailTasksRequest { parent: PROJECT.to_owned(), failures };
+            let call = |clients: Clients, request| async move { clients.workers().fail_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "fail", &request, call).await;
+            answer.results.iter().for_each(|result| self.expect_report("fail", result));
+        }
+        if !releases.is_empty() {
+            let request = ReleaseTasksRequest { parent: PROJECT.to_owned(), releases };
+            let call = |clients: Clients, request| async move { clients.workers().release_tasks(request).await };
+            let answer = persist(&self.history, &self.replicas, "release", &request, call).await;
+            answer.results.iter().for_each(|result| self.expect_report("release", result));
+        }
+    }
+
+    /// Now and then says how far it is.
+    async fn beat(&self, leased: &[LeasedTask]) {
+        if leased.is_empty() || !rand::random_bool(0.2) {
+            return;
+        }
+        let progress = || Some(Progress { percent: 50.0, message: "half".to_owned() });
+        let leases = leased.iter().map(|task| LeaseHeartbeat { token: task.token.clone(), progress: progress() });
+        let request =
+            HeartbeatRequest { parent: PROJECT.to_owned(), leases: leases.collect(), ..HeartbeatRequest::default() };
+        let call = |clients: Clients, request| async move { clients.workers().heartbeat(request).await };
+        let answer = persist(&self.history, &self.replicas, "heartbeat", &request, call).await;
+        for result in answer.results {
+            self.expect("heartbeat", result.status.as_ref().and_then(Refusal::of_item));
+        }
+    }
+
+    async fn complete(&self, completions: Vec<TaskCompletion>) {
+        let done = self.send(completions.clone()).await;
+        for (completion, result) in completions.iter().zip(&done) {
+            let token = completion.token.clone().unwrap_or_default();
+            self.expect_report("complete", result);
+            if refusal(result).is_none() {
+                let result = bytes(completion);
+                self.history.completed(task_id(&token.task), Completion { epoch: token.epoch, result });
+            }
+        }
+        if !rand::random_bool(0.1) {
+            return;
+        }
+        // Again as it was: the same answer. Again with another result: refused.
+        let again = self.send(completions.clone()).await;
+        let changed = completions.iter().map(|c| completion(c.token.clone().unwrap_or_default(), "changed".to_owned()));
+        let changed = self.send(changed.collect()).await;
+        for ((first, again), changed) in done.iter().zip(&again).zip(&changed) {
+            if refusal(first).is_none() && refusal(again).is_some() {
+                self.history.surprise(format!("a repeated completion is refused: {:?}", refusal(again)));
+            }
+            if refusal(changed).is_none() {
+                self.history.surprise(format!("a changed completion is accepted: {changed:?}"));
+            }
+        }
+    }
+
+    async fn send(&self, completions: Vec<TaskCompletion>) -> Vec<ReportResult> {
+        let request = CompleteTasksRequest { parent: PROJECT.to_owned(), completions };
+        let call = |clients: Clients, request| async move { clients.workers().complete_tasks(request).await };
+        persist(&self.history, &self.replicas, "complete", &request, call).await.results
+    }
+
+    /// A lease may be lost while the server is away; any other refusal of a good report is wrong.
+    fn expect_report(&self, what: &str, result: &ReportResult) {
+        self.expect(what, refusal(result));
+    }
+
+    fn expect(&self, what: &str, refusal: Option<Refusal>) {
+        if let Some(refusal) = refusal.filter(|refusal| refusal.reason != ErrorReason::LeaseLost) {
+            self.history.surprise(format!("{what}: {refusal}"));
+        }
+    }
+}
+
+fn completion(token: LeaseToken, text: String) -> TaskCompletion {
+    TaskCompletion { token: Some(token), result: Some(payload::bytes(RESULT_TYPE, text.into_bytes())) }
+}
+
+fn bytes(completion: &TaskCompletion) -> Vec<u8> {
+    match completion.result.as_ref().and_then(|result| result.kind.as_ref()) {
+        Some(tasktower::pb::payload::Kind::Blob(blob)) => blob.data.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+fn refusal(result: &ReportResult) -> Option<Refusal> {
+    result.status.as_ref().and_then(Refusal::of_item)
+}
