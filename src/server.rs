@@ -88,7 +88,9 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     draining.cancel();
     let ended = async {
         loops.ended().await;
-        serving.await
+        let served = serving.await;
+        app.settled().await;
+        served
     };
     match tokio::time::timeout_at(hard_limit, ended).await {
         Ok(Ok(Ok(_))) => tracing::info!("stopped"),

@@ -19,7 +19,7 @@ pub mod worker;
 use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{activity::Activity, committer::Committer, lookup::Lookups, worker::Presence};
 use crate::{
@@ -49,6 +49,8 @@ struct Inner {
     presence: Presence,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
+    /// Sessions that may still have grants to give back.
+    closing: TaskTracker,
     /// Cancelled when the server begins to stop: streams and long-polls end.
     draining: CancellationToken,
 }
@@ -71,6 +73,7 @@ impl App {
             activity: Activity::default(),
             presence: Presence::default(),
             projects: std::sync::Mutex::default(),
+            closing: TaskTracker::new(),
             draining,
         }))
     }
@@ -98,6 +101,12 @@ impl App {
     /// Cancelled when the server begins to stop.
     pub fn draining(&self) -> &CancellationToken {
         &self.0.draining
+    }
+
+    /// Waits until the sessions that ended have given back what their workers never took.
+    pub async fn settled(&self) {
+        self.0.closing.close();
+        self.0.closing.wait().await;
     }
 
     fn committer(&self) -> &Committer {

@@ -104,7 +104,7 @@ impl App {
             shared,
             out: out.clone(),
         };
-        shutdown::spawn("session-grants", grants.run());
+        shutdown::spawn("session-grants", self.0.closing.track_future(grants.run()));
         shutdown::spawn(
             "session-signals",
             pass_signals(self.clone(), handle.shared.clone(), registration, signals, out),
