@@ -300,7 +300,7 @@ impl Batcher {
         if wanted.is_empty() {
             return Ok(claims);
         }
-        claims.promote(tx, project, self.promotes_now(project, tx.now())).await?;
+        claims.promote(tx, project, self.promotes_now(project, tx.now()), set).await?;
         let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
         claims.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
         self.remember_limits(project, &claims);
@@ -509,7 +509,8 @@ async fn read_tasks(
         set.insert(loaded.task, loaded.due);
     }
     let is_busy = |id: TaskId| match (&held, set.get(id)) {
-        (Some(held), Some(task)) => !held.contains(&id) && (!task.state.is_final() || deep.contains(&id)),
+        (Some(held), Some(task)) if task.state.is_final() => deep.contains(&id) && !held.wide.contains(&id),
+        (Some(held), Some(_)) => !held.live.contains(&id),
         _ => false,
     };
     let mut tokens: Vec<(TaskId, i64)> = Vec::new();
@@ -625,10 +626,11 @@ struct Claims {
 }
 
 impl Claims {
-    async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, due: bool) -> StoreResult<()> {
+    async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, due: bool, set: &mut Workset) -> StoreResult<()> {
         self.now = tx.now();
         if due {
-            for queue in tasks::promote(tx, project).await? {
+            for (task, queue) in tasks::promote(tx, project).await? {
+                set.mark_due(task);
                 *self.promoted_by_queue.entry(queue).or_default() += 1;
                 self.promoted += 1;
             }

@@ -58,6 +58,13 @@ impl Workset {
         });
     }
 
+    /// The task was marked due after it was read; its queue counts it so already.
+    pub(super) fn mark_due(&mut self, id: TaskId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.due_before = true;
+        }
+    }
+
     /// The task as it is now; none if it does not exist (any more).
     pub(super) fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
         self.slots.get(&id).and_then(|slot| slot.current.as_ref())

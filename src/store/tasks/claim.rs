@@ -24,23 +24,28 @@ pub struct Lane {
     pub limit: usize,
 }
 
-/// Marks waiting tasks whose `run_time` has come, and returns their queues, one entry a task.
-pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<String>> {
+/// Marks waiting tasks whose `run_time` has come, and returns them with their queues.
+pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(TaskId, String)>> {
     let now = tx.now();
     let text = if tx.is_postgres() {
         "-- tasks::promote
          UPDATE ready SET due = true WHERE project = $1 AND id IN (
             SELECT id FROM ready WHERE project = $1 AND NOT due AND run_time <= $2
             ORDER BY run_time LIMIT $3 FOR UPDATE SKIP LOCKED
-         ) RETURNING queue"
+         ) RETURNING id, queue"
     } else {
         "-- tasks::promote
          UPDATE ready SET due = true WHERE project = $1 AND id IN (
             SELECT id FROM ready WHERE project = $1 AND NOT due AND run_time <= $2 ORDER BY run_time LIMIT $3
-         ) RETURNING queue"
+         ) RETURNING id, queue"
     };
     let rows = tx.fetch(Sql::new(text).text(project.as_str()).int(now).int(PROMOTE_LIMIT)).await?;
-    rows.iter().map(|row| Reader::new(row).get()).collect()
+    rows.iter()
+        .map(|row| {
+            let mut r = Reader::new(row);
+            Ok((TaskId(r.get()?), r.get()?))
+        })
+        .collect()
 }
 
 /// The next `limit` due tasks of some lanes, locked: highest priority first, then longest due. Each lane is read from its

@@ -24,8 +24,18 @@ pub struct Loaded {
     pub due: bool,
 }
 
-/// Locks the live rows of tasks, and the wide rows of those in `deep` (changes of final tasks), and returns the ids whose
-/// live row we hold. Never waits: what another replica holds is left out, the caller comes back to it later.
+/// The rows this transaction holds.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Tasks whose live row, `ready` or `lease`, we hold: nobody else moves them.
+    pub live: HashSet<TaskId>,
+    /// Tasks whose wide row we hold. While a task is final nobody else changes it then; while it waits or runs this says
+    /// nothing, because a claim locks the live row only.
+    pub wide: HashSet<TaskId>,
+}
+
+/// Locks the live rows of tasks, and the wide rows of those in `deep` (changes of final tasks). Never waits: what another
+/// replica holds is left out, the caller comes back to it later.
 ///
 /// Reading follows in a second statement, so that it sees what the holders before us committed. SQLite has one writer
 /// and needs no locks; everything counts as held there.
@@ -34,7 +44,7 @@ pub async fn lock(
     project: &ProjectId,
     ids: &[TaskId],
     deep: &HashSet<TaskId>,
-) -> StoreResult<Option<HashSet<TaskId>>> {
+) -> StoreResult<Option<Held>> {
     if !tx.is_postgres() {
         return Ok(None);
     }
@@ -44,7 +54,7 @@ pub async fn lock(
          l AS (SELECT id FROM lease WHERE project = $1 AND id IN (SELECT x.id FROM x) FOR UPDATE SKIP LOCKED),
          r AS (SELECT id FROM ready WHERE project = $1 AND id IN (SELECT x.id FROM x) FOR UPDATE SKIP LOCKED),
          t AS (SELECT id FROM task WHERE project = $1 AND id IN (SELECT x.id FROM x WHERE x.deep) FOR UPDATE SKIP LOCKED)
-         SELECT id FROM l UNION ALL SELECT id FROM r UNION ALL SELECT id FROM t",
+         SELECT id, true FROM l UNION ALL SELECT id, true FROM r UNION ALL SELECT id, false FROM t",
     )
     .text(project.as_str())
     .rows(
@@ -52,8 +62,17 @@ pub async fn lock(
             .id("id", ids.iter().map(|id| id.0))
             .flag("deep", ids.iter().map(|id| deep.contains(id))),
     );
-    let rows = tx.fetch(statement).await?;
-    rows.iter().map(|row| Ok(TaskId(Reader::new(row).get()?))).collect::<StoreResult<_>>().map(Some)
+    let mut held = Held::default();
+    for row in &tx.fetch(statement).await? {
+        let mut r = Reader::new(row);
+        let id = TaskId(r.get()?);
+        if r.get()? {
+            held.live.insert(id)
+        } else {
+            held.wide.insert(id)
+        };
+    }
+    Ok(Some(held))
 }
 
 /// Reads tasks, FULL. Those that do not exist are left out.
