@@ -162,7 +162,11 @@ impl Load {
         while self.submitters.join_next().await.transpose().expect("a submitter panics on nothing").is_some() {}
         eventually("every task is final", limit, async || match inspector.open_tasks("default").await {
             0 => Ok(()),
-            open => Err(format!("{open} tasks wait or run")),
+            open => {
+                let (in_flight, outcomes) = self.history.with(|k| (k.in_flight, k.outcomes.clone()));
+                let surprises = self.history.with(|k| k.surprises.clone());
+                Err(format!("{open} tasks wait or run; {in_flight} calls in flight, {surprises:?}, {outcomes:?}"))
+            }
         })
         .await;
         self.working.cancel();
