@@ -50,7 +50,7 @@ pub struct Known {
     pub in_flight: usize,
     /// Unary calls with an OK answer.
     pub acknowledged: usize,
-    /// Unary calls without an answer, or with a refusal that a kill explains.
+    /// Unary calls and streams without an answer, or with a refusal that a kill explains.
     pub broken: usize,
     /// How often each kind of outcome was seen.
     pub outcomes: BTreeMap<String, usize>,
@@ -132,7 +132,8 @@ impl History {
         let outcome = format!("{:?}/{}", refusal.code, refusal.reason.as_str_name());
         {
             let mut known = self.lock();
-            known.broken += 1;
+            // An operator who is refused was answered.
+            known.broken += usize::from(refusal.reason != ErrorReason::StateConflict);
             known.count(what, &outcome);
         }
         if !is_explained(what, &refusal) {

@@ -17,7 +17,7 @@ use super::{
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Only the last tasks; earlier ones are final.
-const RECENT: usize = 40;
+const RECENT: usize = 12;
 
 pub(super) async fn operate_for_ever(replicas: Replicas, history: Arc<History>, stop: CancellationToken) {
     while !stop.is_cancelled() {
