@@ -86,7 +86,7 @@ const UP: &[&str] = &[
         result_type text,
         cancel_reason text,
         PRIMARY KEY (project, id)
-    )",
+    ) {twice}",
     "CREATE INDEX task_list ON task (project, create_time, id)",
     // A row: the task waits. `rank` is NOT priority, so that ascending order is highest priority first. `due` is set when
     // run_time has come, so that a claim never walks over tasks that wait for later.
@@ -123,6 +123,7 @@ const UP: &[&str] = &[
         attempt_count integer NOT NULL,
         crash_count integer NOT NULL,
         waiting_state smallint NOT NULL CHECK (waiting_state IN (1, 3)),
+        run_time bigint NOT NULL,
         start_time bigint NOT NULL,
         expire_time bigint NOT NULL,
         deadline_time bigint NOT NULL,
@@ -132,6 +133,7 @@ const UP: &[&str] = &[
         progress_percent double precision,
         progress_message text,
         progress_time bigint,
+        progress_pending boolean NOT NULL,
         update_time bigint NOT NULL,
         PRIMARY KEY (project, id)
     ) {hot}",

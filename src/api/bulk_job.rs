@@ -38,9 +38,10 @@ pub async fn watch(
     request: pb::WatchBulkJobRequest,
 ) -> Result<Answers<pb::WatchBulkJobResponse>> {
     let (project, id) = convert::bulk_job::watch(request)?;
+    let place = api.streams.enter(&caller)?;
     let jobs = api.app.watch_bulk_job(&project, id).await?;
     let response = |job| pb::WatchBulkJobResponse { bulk_job: Some(convert::bulk_job::bulk_job(job)) };
-    Ok(stream(caller, jobs, response))
+    Ok(place.hold(stream(caller, jobs, response)))
 }
 
 pub async fn cancel(

@@ -16,13 +16,14 @@ mod call;
 mod project;
 mod queue;
 mod session;
+mod streams;
 mod task;
 mod worker;
 
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use self::page_token::PageTokens;
+use self::{page_token::PageTokens, streams::Streams};
 use crate::{
     app::App,
     pb::{
@@ -50,12 +51,14 @@ pub const SERVICES: [&str; 4] = [
 struct Api {
     app: App,
     page_tokens: PageTokens,
+    /// The open streams of each caller.
+    streams: Streams,
 }
 
 /// Every service there is: ours, health, reflection.
 pub fn routes(app: App, health: HealthServer<impl Health>) -> anyhow::Result<Routes> {
     let page_tokens = PageTokens::new(&app.store().installation().page_token_key);
-    let api = Api { app, page_tokens };
+    let api = Api { app, page_tokens, streams: Streams::default() };
     macro_rules! limited {
         ($server:ident) => {
             $server::new(api.clone())

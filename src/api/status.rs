@@ -91,6 +91,9 @@ pub fn panicked(request_id: &str) -> Status {
     Status::with_error_details(Code::Internal, "internal fault", details)
 }
 
+/// What is said of a message that is too large, compressed or not.
+const TOO_LARGE: &str = "is larger than 4 MiB; send less at a time";
+
 /// The error behind a status that tonic made of a message it could not read. It speaks of INTERNAL and OUT_OF_RANGE, but
 /// it is the request that is wrong. None when it is no such status.
 pub fn unreadable(status: &Status) -> Option<Error> {
@@ -103,8 +106,17 @@ pub fn unreadable(status: &Status) -> Option<Error> {
             let cause = text.rsplit(": ").next().unwrap_or(text);
             format!("cannot be read as the message of this method: {cause}")
         }
-        (Code::OutOfRange, text) if text.contains("message length too large") => {
-            "is larger than 4 MiB; send less at a time".to_owned()
+        (Code::OutOfRange, text) if text.contains("message length too large") => TOO_LARGE.to_owned(),
+        (Code::ResourceExhausted, text) if text.contains("while decompressing") => TOO_LARGE.to_owned(),
+        (Code::Internal, text) if text.contains("decompressing") => {
+            "cannot be decompressed as grpc-encoding says".to_owned()
+        }
+        (Code::Internal, text) if text.contains("compressed-flag") || text.contains("compression flag") => {
+            "says that it is compressed in a way the call does not name".to_owned()
+        }
+        (Code::Internal, text) if text.contains("Unexpected EOF") => "ends in the middle of a message".to_owned(),
+        (Code::Internal, text) if text.contains("Missing request message") => {
+            "is missing; the method takes one message".to_owned()
         }
         _ => return None,
     };

@@ -198,8 +198,9 @@ impl TaskService for Api {
         let call = open(request)?;
         answer(&call.caller, async {
             let (project, request) = convert::watch::request(call.message)?;
+            let place = self.streams.enter(&call.caller)?;
             let batches = self.app.watch_tasks(&project, request).await?;
-            Ok(stream(call.caller.clone(), batches, convert::watch::response))
+            Ok(place.hold(stream(call.caller.clone(), batches, convert::watch::response)))
         })
         .await
     }

@@ -25,7 +25,11 @@ impl WorkerService for Api {
         request: Request<Streaming<pb::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let Call { caller, message, .. } = open(request)?;
-        Ok(Response::new(session::serve(self.app.clone(), caller, message)))
+        answer(&caller, async {
+            let place = self.streams.enter(&caller)?;
+            Ok(place.hold(session::serve(self.app.clone(), caller.clone(), message)))
+        })
+        .await
     }
 
     async fn lease_tasks(

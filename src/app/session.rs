@@ -80,7 +80,7 @@ impl App {
         identity: Identity,
     ) -> Result<(SessionHandle, BoxStream<Result<SessionOut>>)> {
         self.require_project(project).await?;
-        let draining = self.note_presence(project, &identity).await?;
+        let draining = self.note_presence(project, &identity).await;
         let shared = Arc::new(Shared {
             credits: watch::Sender::new(0),
             unconfirmed: Mutex::default(),
@@ -110,7 +110,8 @@ impl App {
             pass_signals(self.clone(), handle.shared.clone(), registration, signals, out),
         );
         if draining {
-            self.sessions().tell_all(project, &handle.identity.worker, &Signal::Drain);
+            let Identity { worker, incarnation, .. } = &handle.identity;
+            self.sessions().tell(project, worker, incarnation, &Signal::Drain);
         }
         Ok((handle, Box::pin(ReceiverStream::new(stream))))
     }
@@ -236,23 +237,37 @@ impl Grants {
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
         self.shared.credits.send_modify(|credits| *credits = credits.saturating_sub(count));
         self.shared.unconfirmed().extend(tasks.iter().map(|task| (task.id, task.epoch)));
-        // Nobody reads any more: the end of the session gives them back.
-        let _ = self.unless_over(self.out.send(Ok(SessionOut::Grants(tasks)))).await;
+        let tokens: Vec<_> = tasks.iter().map(|task| (task.id, task.epoch)).collect();
+        let sent = self.unless_over(self.out.send(Ok(SessionOut::Grants(tasks)))).await;
+        if !matches!(sent, Some(Ok(()))) {
+            // The session takes no more, but it may go on for as long as what runs; nobody would keep these alive.
+            let unsent = {
+                let mut unconfirmed = self.shared.unconfirmed();
+                tokens.into_iter().filter(|token| unconfirmed.remove(token)).collect()
+            };
+            self.release(unsent).await;
+        }
         Ok(())
     }
 
-    /// The outcome of a wait, or none when the session takes no more tasks first.
+    /// The outcome of a wait, or none once the session takes no more tasks, even if the outcome is there too.
     async fn unless_over<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            outcome = wait => Some(outcome),
+            biased;
             () = self.shared.ended.cancelled() => None,
             () = self.shared.drained.cancelled() => None,
             () = self.app.draining().cancelled() => None,
+            outcome = wait => Some(outcome),
         }
     }
 
     async fn release_unconfirmed(&self) {
-        let tokens: Vec<_> = self.shared.unconfirmed().drain().collect();
+        let tokens = self.shared.unconfirmed().drain().collect();
+        self.release(tokens).await;
+    }
+
+    /// Gives leases back, uncounted.
+    async fn release(&self, tokens: Vec<(TaskId, i64)>) {
         if tokens.is_empty() {
             return;
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{
     App,
-    committer::{Action, Item},
+    committer::{Action, Command, Item},
 };
 use crate::{
     context::Caller,
@@ -37,13 +37,7 @@ impl App {
                 by_project.entry(project).or_default().push(task);
             }
             for (project, tasks) in by_project {
-                let items = tasks.into_iter().map(|task| Item { task, action: Action::Sweep, etag: None }).collect();
-                for outcome in self.change(&caller, &project, items).await? {
-                    if let Err(error) = outcome {
-                        // One bad row never stops a sweep; it is looked at again next time.
-                        tracing::warn!(%project, %error, "a task could not be swept");
-                    }
-                }
+                self.sweep_project(&caller, &project, &tasks).await?;
             }
             if count < usize::try_from(SWEEP_BATCH).unwrap_or(usize::MAX) {
                 return Ok(seen);
@@ -59,26 +53,64 @@ impl App {
         }
         let projects: Vec<ProjectId> = watched.keys().cloned().collect();
         for (project, last) in journal::positions(self.store(), &projects).await? {
-            let mut position = watched.get(&project).copied().unwrap_or(last);
-            while position < last {
-                let events = journal::read(self.store(), &project, position, TAIL_PAGE).await?;
-                let Some(newest) = events.last() else { break };
-                position = newest.revision;
-                self.hub().publish(&project, events.into_iter().map(std::sync::Arc::new));
+            let position = watched.get(&project).copied().unwrap_or(last);
+            if let Err(error) = self.tail_journal(&project, position, last).await {
+                // The others are not kept waiting for it.
+                tracing::warn!(%project, %error, "a journal could not be read");
             }
         }
         Ok(())
     }
 
-    /// Wakes leasers for tasks that became due without a word: their `run_time` came, another replica made them due, or
-    /// their queue was resumed.
+    async fn tail_journal(&self, project: &ProjectId, mut position: i64, last: i64) -> Result<()> {
+        while position < last {
+            let events = journal::read(self.store(), project, position, TAIL_PAGE).await?;
+            let Some(newest) = events.last() else { break };
+            position = newest.revision;
+            self.hub().publish(project, events.into_iter().map(std::sync::Arc::new));
+        }
+        Ok(())
+    }
+
+    /// One bad row never stops a sweep: what fails together is tried one by one.
+    async fn sweep_project(&self, caller: &Caller, project: &ProjectId, tasks: &[TaskId]) -> Result<()> {
+        let item = |task: &TaskId| Item { task: *task, action: Action::Sweep, etag: None };
+        let outcomes = match self.change(caller, project, tasks.iter().map(item).collect()).await {
+            Ok(outcomes) => outcomes,
+            Err(error) if tasks.len() == 1 => vec![Err(error)],
+            Err(_) => {
+                let mut outcomes = Vec::with_capacity(tasks.len());
+                for task in tasks {
+                    outcomes.push(
+                        self.change(caller, project, vec![item(task)])
+                            .await
+                            .and_then(|mut one| one.pop().unwrap_or_else(|| Err(super::task::wrong_reply()))),
+                    );
+                }
+                outcomes
+            }
+        };
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            tracing::warn!(%project, %error, "a task could not be swept; it is looked at again");
+        }
+        Ok(())
+    }
+
+    /// Marks tasks whose `run_time` has come, also where nobody asks for them, so that the figures of the queues are right.
+    pub async fn promote(&self) -> Result<()> {
+        let caller = Caller::system("system:promote");
+        for project in tasks::overdue_projects(self.store()).await? {
+            self.committer().run(&caller, &project, Command::Promote).await?;
+        }
+        Ok(())
+    }
+
+    /// Wakes leasers for tasks that became due without a word to this process: another replica made them due, or their
+    /// queue was resumed.
     pub async fn wake_leasers(&self) -> Result<()> {
         for (project, lanes) in self.wakeups().wanted() {
             for (queue, task_type, count) in tasks::due_lanes(self.store(), &project, &lanes, LANE_LOOK).await? {
                 self.wakeups().ready(&project, &queue, &task_type, count);
-            }
-            if tasks::is_overdue(self.store(), &project).await? {
-                self.wakeups().ring_one(&project);
             }
         }
         Ok(())

@@ -112,7 +112,7 @@ impl App {
     /// Leases what is due, waiting up to `wait` for the first task.
     pub async fn lease_tasks(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
         self.require_project(project).await?;
-        let draining = Box::pin(self.note_presence(project, &request.identity)).await?;
+        let draining = Box::pin(self.note_presence(project, &request.identity)).await;
         if draining {
             return Ok(Leased { tasks: Vec::new(), drain: true, replayed: false });
         }
@@ -182,7 +182,7 @@ impl App {
     ) -> Result<HeartbeatAnswer> {
         self.require_project(project).await?;
         let drain = match who {
-            Some((worker, incarnation)) => self.touch(project, worker, incarnation).await?,
+            Some((worker, incarnation)) => self.touch(project, worker, incarnation).await,
             None => false,
         };
         let items: Vec<Item> = beats
@@ -247,10 +247,10 @@ impl App {
     }
 
     /// Notes that a worker was seen, and answers whether it was told to drain.
-    pub(super) async fn note_presence(&self, project: &ProjectId, identity: &Identity) -> Result<bool> {
+    pub(super) async fn note_presence(&self, project: &ProjectId, identity: &Identity) -> bool {
         let key = (project.clone(), identity.worker.clone(), identity.incarnation.clone());
         if let Some(seen) = self.0.presence.fresh(&key) {
-            return Ok(seen.draining);
+            return seen.draining;
         }
         let (app, project, identity) = (self.clone(), project.clone(), identity.clone());
         let draining = self
@@ -261,16 +261,15 @@ impl App {
                 tx.commit().await.map_err(commit_error)?;
                 Ok(draining)
             })
-            .await?;
-        self.0.presence.note(key, draining);
-        Ok(draining)
+            .await;
+        self.0.presence.found(key, draining)
     }
 
     /// Notes that an incarnation is still there, and answers whether it was told to drain.
-    async fn touch(&self, project: &ProjectId, worker: String, incarnation: String) -> Result<bool> {
+    async fn touch(&self, project: &ProjectId, worker: String, incarnation: String) -> bool {
         let key = (project.clone(), worker, incarnation);
         if let Some(seen) = self.0.presence.fresh(&key) {
-            return Ok(seen.draining);
+            return seen.draining;
         }
         let (app, entry) = (self.clone(), key.clone());
         let draining = self
@@ -282,9 +281,8 @@ impl App {
                 tx.commit().await.map_err(commit_error)?;
                 Ok(draining)
             })
-            .await?;
-        self.0.presence.note(key, draining);
-        Ok(draining)
+            .await;
+        self.0.presence.found(key, draining)
     }
 }
 
@@ -300,6 +298,20 @@ impl Presence {
             seen.clear();
         }
         seen.insert(key, Seen { at: Instant::now(), draining });
+    }
+
+    /// Takes in what was found. Presence is for people to see: work goes on when it cannot be written.
+    fn found(&self, key: (ProjectId, String, String), draining: Result<bool>) -> bool {
+        match draining {
+            Ok(draining) => {
+                self.note(key, draining);
+                draining
+            }
+            Err(cause) => {
+                tracing::warn!(%cause, worker = key.1, "the presence of a worker was not written");
+                false
+            }
+        }
     }
 
     fn forget(&self, project: &ProjectId, worker: &str) {

@@ -1,4 +1,5 @@
-//! Wakes waiting leasers for tasks that became due without a word to this process.
+//! Marks tasks whose `run_time` has come, and wakes waiting leasers for tasks that became due without a word to this
+//! process.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ impl Tick for LeaserWaker {
     const PERIOD: Duration = Duration::from_millis(200);
 
     async fn tick(&self, app: &App) -> anyhow::Result<()> {
+        app.promote().await?;
         app.wake_leasers().await?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{config::Settings, server, telemetry};
 #[command(before_help = "\
 Examples:
   tasktower serve --config tasktower.toml
-  TASKTOWER_DATABASE_URL=postgres://… tasktower serve --listen 0.0.0.0:50051")]
+  TASKTOWER_DATABASE_URL=postgres://… tasktower serve --listen 127.0.0.1:50051")]
 pub struct ServeArgs {
     /// The configuration file (TOML)
     #[arg(long, env = "TASKTOWER_CONFIG", value_name = "FILE")]
@@ -20,7 +20,7 @@ pub struct ServeArgs {
     /// Where to listen for gRPC
     #[arg(long, env = "TASKTOWER_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// Where to answer probes and metrics, in plaintext
+    /// Where to answer health probes, in plaintext
     #[arg(long, env = "TASKTOWER_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
     /// The database: postgres://… or sqlite://…

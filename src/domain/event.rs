@@ -61,6 +61,8 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ResourceKind {
+    /// Something a newer version wrote; it only moves readers on.
+    Unknown = 100,
     /// Settings of a queue changed.
     QueueUpdated = 101,
     /// A queue was paused.

@@ -216,6 +216,7 @@ fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Ta
             cancel_reason: lease.cancel_reason.map(Cow::into_owned),
             progress: lease.progress.map(|(percent, message)| Progress { percent, message: message.into_owned() }),
             progress_time: None,
+            progress_pending: false,
         }),
         error: s.error.map(|(error_type, message)| TaskError {
             error_type: error_type.into_owned(),

@@ -177,6 +177,8 @@ pub struct Lease {
     pub progress: Option<Progress>,
     /// When progress last became an event.
     pub progress_time: Option<Micros>,
+    /// Whether progress was stored since then that no event told of.
+    pub progress_pending: bool,
 }
 
 /// An attempt that ended, or (with `outcome` RUNNING) the one under way.

@@ -186,6 +186,7 @@ pub fn lease(task: &Arc<Task>, holder: &Holder, duration: Micros, now: Micros) -
             cancel_reason: None,
             progress: None,
             progress_time: None,
+            progress_pending: false,
         }),
         ..next(task, now)
     };
@@ -206,16 +207,18 @@ pub fn heartbeat(task: &Arc<Task>, epoch: i64, progress: Option<Progress>, now: 
     let held = held(task, epoch)?;
     let mut lease = held.clone();
     lease.expire_time = now + lease.duration;
-    let changed = progress.is_some() && progress != lease.progress;
-    let is_event = changed && lease.progress_time.is_none_or(|last| now - last >= PROGRESS_EVENT_INTERVAL);
-    if changed {
+    if progress.is_some() && progress != lease.progress {
         lease.progress = progress;
+        lease.progress_pending = true;
     }
+    let is_time = lease.progress_time.is_none_or(|last| now - last >= PROGRESS_EVENT_INTERVAL);
+    let is_event = lease.progress_pending && is_time;
     if !is_event {
         let task = Arc::new(Task { lease: Some(lease), ..(**task).clone() });
         return Ok(Heartbeat { task, change: None });
     }
     lease.progress_time = Some(now);
+    lease.progress_pending = false;
     let change = change(EventKind::Progressed, task, Task { lease: Some(lease), ..next(task, now) });
     Ok(Heartbeat { task: change.after.clone(), change: Some(Box::new(change)) })
 }

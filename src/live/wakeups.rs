@@ -60,11 +60,6 @@ impl Wakeups {
         self.ring(project, count, |want| serves(&want.queues, queue));
     }
 
-    /// Wakes the longest waiting leaser of a project whatever it asks for: its look marks tasks whose time has come.
-    pub fn ring_one(&self, project: &ProjectId) {
-        self.ring(project, 1, |_| true);
-    }
-
     fn ring(&self, project: &ProjectId, count: usize, is_meant: impl Fn(&Want) -> bool) {
         let mut projects = self.lock();
         let Some(waiters) = projects.get_mut(project) else { return };

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 
 use crate::domain::task::Micros;
@@ -109,9 +110,10 @@ pub(super) enum Purpose {
 pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose).await?;
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, "auto").await?;
             let reader = match purpose {
-                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose).await?,
+                // Lists are planned for their values: a rare state wants another plan than a common one.
+                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, "force_custom_plan").await?,
                 Purpose::Migrate => writer.clone(),
             };
             Ok(Opened { reader, writer, lock: None })
@@ -126,7 +128,12 @@ pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<
     }
 }
 
-async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+async fn connect_postgres(
+    address: &str,
+    connections: u32,
+    purpose: Purpose,
+    plans: &'static str,
+) -> anyhow::Result<DatabaseConnection> {
     let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
     options.map_sqlx_postgres_opts(move |options| {
@@ -141,9 +148,26 @@ async fn connect_postgres(address: &str, connections: u32, purpose: Purpose) -> 
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
             ("jit", "off"),
+            ("plan_cache_mode", plans),
         ])
     });
-    Database::connect(options).await.context("connect to PostgreSQL")
+    match Database::connect(options).await {
+        Ok(pool) => Ok(pool),
+        // A pool whose server cannot be reached only says that its time was up; a single connection says why.
+        Err(pool) => {
+            Err(why_unreachable(address).await.unwrap_or_else(|| pool.into())).context("connect to PostgreSQL")
+        }
+    }
+}
+
+/// What goes wrong when one connects without a pool; none when nothing does.
+async fn why_unreachable(address: &str) -> Option<anyhow::Error> {
+    let connecting = async { sqlx::postgres::PgConnection::connect(address).await?.close().await };
+    match tokio::time::timeout(ACQUIRE_LIMIT, connecting).await {
+        Ok(Ok(())) => None,
+        Ok(Err(cause)) => Some(cause.into()),
+        Err(_) => Some(anyhow::anyhow!("no answer within {} s", ACQUIRE_LIMIT.as_secs())),
+    }
 }
 
 async fn connect_sqlite(path: &Path, connections: u32) -> anyhow::Result<DatabaseConnection> {

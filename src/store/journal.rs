@@ -213,19 +213,16 @@ fn event(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Event> {
             let text = snapshot.as_deref().unwrap_or_default();
             let (after, before) =
                 snapshot::decode(&row, text, diff.as_deref()).map_err(|cause| StoreError::Bug(cause.into()))?;
-            let kind = EventKind::try_from(kind).map_err(unknown_kind)?;
+            // A newer version may know more ways a task changes; the task before and after say what matters.
+            let kind = EventKind::try_from(kind).unwrap_or(EventKind::Updated);
             Subject::Task { kind, before: before.map(Arc::new), after: Arc::new(after) }
         }
         None => Subject::Resource {
-            kind: ResourceKind::try_from(kind).map_err(unknown_kind)?,
+            kind: ResourceKind::try_from(kind).unwrap_or(ResourceKind::Unknown),
             name: Arc::from(resource.unwrap_or_default()),
         },
     };
     Ok(Event { project: project.clone(), revision, time, actor: Arc::from(actor), subject })
-}
-
-fn unknown_kind(number: i16) -> StoreError {
-    StoreError::Bug(anyhow::anyhow!("unknown journal kind {number}"))
 }
 
 /// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold. Waits for

@@ -209,7 +209,19 @@ impl Tx {
     }
 
     async fn execute(&mut self, statement: Sql) -> StoreResult<()> {
-        self.fetch(statement).await.map(|_| ())
+        self.affect(statement).await.map(|_| ())
+    }
+
+    /// Runs a statement and answers how many rows it changed.
+    async fn affect(&mut self, statement: Sql) -> StoreResult<u64> {
+        let connection = self.connection.as_mut().ok_or_else(finished)?;
+        limited(async {
+            match connection {
+                TxConnection::Postgres(connection) => statement.execute_postgres(connection).await,
+                TxConnection::Sqlite(connection) => statement.execute_sqlite(connection).await,
+            }
+        })
+        .await
     }
 
     fn is_postgres(&self) -> bool {

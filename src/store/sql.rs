@@ -182,55 +182,54 @@ impl Sql {
 
     /// Runs it and returns the rows it answers. Without rows to send there is nothing to do.
     pub(super) async fn fetch_postgres(self, connection: &mut PgConnection) -> StoreResult<Vec<QueryResult>> {
-        if self.rows.as_ref().is_some_and(|rows| rows.len == 0) {
-            return Ok(Vec::new());
-        }
-        let mut arguments = PgArguments::default();
-        for scalar in self.scalars.iter().cloned() {
-            bind_scalar_postgres(&mut arguments, scalar)?;
-        }
-        let text = match self.rows {
-            None => self.text.to_owned(),
-            Some(rows) => {
-                let source = rows.postgres_source(self.scalars.len() + 1);
-                for column in rows.columns {
-                    bind_column_postgres(&mut arguments, column)?;
-                }
-                self.text.replacen("{x}", &source, 1)
-            }
-        };
+        let Some((text, arguments)) = self.for_postgres()? else { return Ok(Vec::new()) };
         let rows = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?;
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    /// Runs it and returns how many rows it changed.
+    pub(super) async fn execute_postgres(self, connection: &mut PgConnection) -> StoreResult<u64> {
+        let Some((text, arguments)) = self.for_postgres()? else { return Ok(0) };
+        Ok(sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected())
+    }
+
     /// Runs it, chunk by chunk, and returns the rows all chunks answer.
     pub(super) async fn fetch_sqlite(self, connection: &mut SqliteConnection) -> StoreResult<Vec<QueryResult>> {
-        let Some(rows) = &self.rows else {
-            let mut arguments = SqliteArguments::default();
-            self.bind_scalars_sqlite(&mut arguments)?;
-            let found = sqlx::query_with(AssertSqlSafe(self.text), arguments).fetch_all(connection).await?;
-            return Ok(found.into_iter().map(QueryResult::from).collect());
-        };
         let mut found = Vec::new();
-        let mut start = 0;
-        while start < rows.len {
-            let left = rows.len - start;
-            let chunk = SQLITE_CHUNKS.into_iter().find(|size| *size <= left).unwrap_or(1);
-            let mut arguments = SqliteArguments::default();
-            for row in start..start + chunk {
-                for column in &rows.columns {
-                    bind_cell_sqlite(&mut arguments, column, row)?;
-                }
-            }
-            self.bind_scalars_sqlite(&mut arguments)?;
-            // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
-            let text = renumbered(self.text, chunk * rows.columns.len());
-            let text = text.replacen("{x}", &rows.sqlite_source(chunk), 1);
+        let mut chunks = Chunks::of(&self);
+        while let Some((text, arguments)) = chunks.next()? {
             let part = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut *connection).await?;
             found.extend(part.into_iter().map(QueryResult::from));
-            start += chunk;
         }
         Ok(found)
+    }
+
+    /// Runs it, chunk by chunk, and returns how many rows all chunks changed.
+    pub(super) async fn execute_sqlite(self, connection: &mut SqliteConnection) -> StoreResult<u64> {
+        let mut affected = 0;
+        let mut chunks = Chunks::of(&self);
+        while let Some((text, arguments)) = chunks.next()? {
+            affected +=
+                sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await?.rows_affected();
+        }
+        Ok(affected)
+    }
+
+    fn for_postgres(self) -> StoreResult<Option<(String, PgArguments)>> {
+        let mut arguments = PgArguments::default();
+        let count = self.scalars.len();
+        for scalar in self.scalars {
+            bind_scalar_postgres(&mut arguments, scalar)?;
+        }
+        let Some(rows) = self.rows else { return Ok(Some((self.text.to_owned(), arguments))) };
+        if rows.len == 0 {
+            return Ok(None);
+        }
+        let source = rows.postgres_source(count + 1);
+        for column in rows.columns {
+            bind_column_postgres(&mut arguments, column)?;
+        }
+        Ok(Some((self.text.replacen("{x}", &source, 1), arguments)))
     }
 
     fn bind_scalars_sqlite(&self, arguments: &mut SqliteArguments) -> StoreResult<()> {
@@ -245,6 +244,43 @@ impl Sql {
             })?;
         }
         Ok(())
+    }
+}
+
+/// A statement for SQLite, in chunks of its rows.
+struct Chunks<'a> {
+    statement: &'a Sql,
+    /// The next row; none when there is nothing left.
+    start: Option<usize>,
+}
+
+impl<'a> Chunks<'a> {
+    fn of(statement: &'a Sql) -> Self {
+        Self { statement, start: Some(0) }
+    }
+
+    fn next(&mut self) -> StoreResult<Option<(String, SqliteArguments)>> {
+        let Some(start) = self.start.take() else { return Ok(None) };
+        let mut arguments = SqliteArguments::default();
+        let Some(rows) = &self.statement.rows else {
+            self.statement.bind_scalars_sqlite(&mut arguments)?;
+            return Ok(Some((self.statement.text.to_owned(), arguments)));
+        };
+        let left = rows.len - start;
+        if left == 0 {
+            return Ok(None);
+        }
+        let chunk = SQLITE_CHUNKS.into_iter().find(|size| *size <= left).unwrap_or(1);
+        for row in start..start + chunk {
+            for column in &rows.columns {
+                bind_cell_sqlite(&mut arguments, column, row)?;
+            }
+        }
+        self.statement.bind_scalars_sqlite(&mut arguments)?;
+        // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
+        let text = renumbered(self.statement.text, chunk * rows.columns.len());
+        self.start = Some(start + chunk);
+        Ok(Some((text.replacen("{x}", &rows.sqlite_source(chunk), 1), arguments)))
     }
 }
 

@@ -1,15 +1,15 @@
 //! One batch: one transaction for the commands of one project.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
-    command::{Answer, Command, IdempotencyKey, Pending, Reply, Submitted},
+    command::{Action, Answer, Command, IdempotencyKey, Item, Pending, Reply, Submitted},
     decide::{self, Facts, UniqueKeys, unique_key_of},
-    workset::Workset,
+    workset::{Due, Workset},
 };
 use crate::{
     domain::{
@@ -25,6 +25,7 @@ use crate::{
         sessions::{Sessions, Signal},
         wakeups::{Wakeups, Want},
     },
+    shutdown,
     store::{
         CommitError, Store, StoreError, StoreResult, Tx,
         idempotency::{self, NewAnswer, RequestKey},
@@ -42,6 +43,8 @@ const PROMOTE_INTERVAL: Micros = 50_000;
 /// Inputs granted by one lease command, in bytes of JSON or blob, beyond the first task's: as messages they may be several
 /// times as large, and clients take 4 MiB unless they say otherwise.
 const LEASE_BYTES: usize = 1024 * 1024;
+/// A rate that allows the next lease sooner than this rings for it; the polling loop is too slow for it.
+const RATE_WAKEUP_LIMIT: Micros = 250_000;
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -68,9 +71,11 @@ struct Done {
     replies: Vec<Option<Result<Reply>>>,
     set: Workset,
     first_revision: Option<i64>,
-    /// Tasks marked due, by queue: they were counted and somebody waits for them.
-    promoted: usize,
+    /// How many tasks of each queue and type were marked due: somebody may wait for them.
+    promoted: BTreeMap<Due, usize>,
     new_queues: Vec<String>,
+    /// Queues whose rate is used up, and how long until the next lease.
+    used_up: Vec<(String, Duration)>,
 }
 
 /// Why a transaction came to nothing.
@@ -106,28 +111,24 @@ impl Batcher {
         }
     }
 
-    /// Runs the commands of one project and answers them. Returns those whose rows another replica holds.
+    /// Runs the commands of one project and answers them. Returns what is to be run later: commands whose rows another
+    /// replica holds, and leases to be given back because nobody took them.
     pub(super) async fn run(&self, project: &ProjectId, pending: Vec<Pending>) -> Vec<Pending> {
-        let now = Instant::now();
-        let (pending, late): (Vec<_>, Vec<_>) =
-            pending.into_iter().filter(|p| !p.answer.is_closed()).partition(|p| p.deadline > now);
-        for pending in late {
-            answer(pending, Err(Error::DeadlineExceeded));
-        }
-        if pending.is_empty() {
-            return Vec::new();
-        }
         let mut again = Vec::new();
         let mut parts = vec![pending];
         let mut tries = 0;
         while let Some(part) = parts.pop() {
+            let part = in_time(part);
+            if part.is_empty() {
+                continue;
+            }
             match self.transaction(project, &part).await {
                 Ok(done) => again.extend(self.finish(project, part, done)),
                 Err(Failed::Again) if tries < WHOLE_TRIES => {
                     tries += 1;
                     parts.push(part);
                 }
-                Err(Failed::All(error)) => part.into_iter().for_each(|p| answer(p, Err(error.clone()))),
+                Err(Failed::All(error)) => self.refuse_all(part, &error),
                 Err(Failed::Again | Failed::Bad(_)) if part.len() > 1 => {
                     // One of them spoils it: halve until it stands alone.
                     let mut first = part;
@@ -135,13 +136,22 @@ impl Batcher {
                     parts.extend([second, first]);
                 }
                 Err(Failed::Again) => again.extend(part),
-                Err(Failed::Bad(cause)) => {
-                    let error = Error::from(cause);
-                    part.into_iter().for_each(|p| answer(p, Err(error.clone())));
-                }
+                Err(Failed::Bad(cause)) => self.refuse_all(part, &Error::from(cause)),
             }
         }
         again
+    }
+
+    /// Answers commands that will not be run.
+    pub(super) fn refuse(&self, pending: Vec<(ProjectId, Pending)>, error: &Error) {
+        self.refuse_all(pending.into_iter().map(|(_, pending)| pending).collect(), error);
+    }
+
+    fn refuse_all(&self, pending: Vec<Pending>, error: &Error) {
+        for pending in pending {
+            // An error grants nothing that could be left behind.
+            answer(pending, Err(error.clone()));
+        }
     }
 
     async fn transaction(&self, project: &ProjectId, pending: &[Pending]) -> Result<Done, Failed> {
@@ -196,9 +206,12 @@ impl Batcher {
         let mut set = Workset::new(now);
 
         let keys = replay(tx, project, pending, &mut replies).await?;
+        // First of all, so that every task is read with the mark it has from here on.
+        let mut claims = Claims { now, ..Claims::default() };
+        claims.promote(tx, project, self.promotes_now(project, pending, now)).await?;
         let last_attempts = read_tasks(tx, project, pending, &replies, &mut busy, &mut set).await?;
         let mut unique = read_unique_keys(tx, project, pending, &replies, &mut set).await?;
-        let mut claims = self.claim(tx, project, pending, &replies, &mut set).await?;
+        self.claim(tx, project, pending, &replies, &mut set, &mut claims).await?;
 
         let facts = Facts { project, now, last_attempts: &last_attempts };
         for (number, p) in pending.iter().enumerate() {
@@ -214,6 +227,7 @@ impl Batcher {
                     });
                     Ok(Reply::Leased(Answer { value, replayed: false }))
                 }
+                Command::Promote => Ok(Reply::Promoted),
                 Command::Change(items) => Ok(Reply::Changed(
                     items
                         .iter()
@@ -223,6 +237,7 @@ impl Batcher {
             });
         }
 
+        read_inputs(tx, project, &mut replies).await?;
         let nets = set.nets();
         tasks::write(tx, project, &nets).await?;
         unique_keys::release(tx, project, &unique.released()).await?;
@@ -231,8 +246,9 @@ impl Batcher {
         let (new_queues, first_revision) = self.write_journal(tx, project, pending, &set, &claims).await?;
         fill_revisions(&mut replies, &set, first_revision);
         let kept = write_idempotency(tx, project, pending, &keys, &replies, now).await?;
-        let dirty = !nets.is_empty() || claims.promoted > 0 || kept;
-        Ok((Done { replies, set, first_revision, promoted: claims.promoted, new_queues }, dirty))
+        let used_up = claims.used_up();
+        let dirty = !nets.is_empty() || !claims.promoted.is_empty() || kept;
+        Ok((Done { replies, set, first_revision, promoted: claims.promoted, new_queues, used_up }, dirty))
     }
 
     /// Figures of the queues, then the journal: the last writes before COMMIT, because from here on other commits of the
@@ -247,11 +263,9 @@ impl Batcher {
     ) -> Result<(Vec<String>, Option<i64>), Failed> {
         let mut stats: Vec<queues::StatDelta> =
             set.stats().into_iter().map(|(name, stat)| queues::StatDelta { name: name.to_owned(), ..stat }).collect();
-        stats.extend(claims.promoted_by_queue.iter().map(|(name, count)| queues::StatDelta {
-            name: name.clone(),
-            ready: *count,
-            delayed: -count,
-            ..queues::StatDelta::default()
+        stats.extend(claims.promoted.iter().map(|(due, count)| {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            queues::StatDelta { name: due.queue.clone(), ready: count, delayed: -count, ..queues::StatDelta::default() }
         }));
         let new_queues: Vec<String> = {
             let known = self.known_queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,8 +298,8 @@ impl Batcher {
         pending: &[Pending],
         replies: &[Option<Result<Reply>>],
         set: &mut Workset,
-    ) -> Result<Claims, Failed> {
-        let mut claims = Claims::default();
+        claims: &mut Claims,
+    ) -> Result<(), Failed> {
         let mut wanted: Vec<(&Want, usize)> = Vec::new();
         for (p, reply) in pending.iter().zip(replies) {
             let Command::Lease { want, limit, .. } = &p.command else { continue };
@@ -298,24 +312,31 @@ impl Batcher {
             }
         }
         if wanted.is_empty() {
-            return Ok(claims);
+            return Ok(());
         }
-        claims.promote(tx, project, self.promotes_now(project, tx.now()), set).await?;
         let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
         claims.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
-        self.remember_limits(project, &claims);
+        self.remember_limits(project, claims);
+        let mut claimed: HashSet<TaskId> = HashSet::new();
         for (want, limit) in wanted {
-            let limit = limit.min(super::BATCH_TASKS);
+            // What an equal part of another want found is locked by ourselves and comes again: ask for more, drop those.
+            let limit = (limit + claimed.len()).min(super::BATCH_TASKS);
             let lanes = claims.lanes(want, limit);
-            let found = tasks::claim(tx, project, &lanes, limit).await?;
+            let mut found = tasks::claim(tx, project, &lanes, limit).await?;
+            found.retain(|id| claimed.insert(*id));
             let fresh: Vec<TaskId> = found.iter().copied().filter(|id| set.get(*id).is_none()).collect();
+            let mut sizes: HashMap<TaskId, usize> = HashMap::new();
             for loaded in tasks::load(tx, project, fresh.into_iter()).await? {
+                sizes.insert(loaded.task.id, loaded.input_bytes);
                 set.insert(loaded.task, loaded.due);
             }
-            let found = found.into_iter().filter_map(|id| set.get(id).map(|t| (id, t.spec.queue.clone()))).collect();
-            claims.found.push((want.clone(), found));
+            let claim = |id: TaskId| {
+                let queue = set.get(id)?.spec.queue.clone();
+                Some(Claim { task: id, queue, input_bytes: sizes.get(&id).copied().unwrap_or(0) })
+            };
+            claims.found.push((want.clone(), found.into_iter().filter_map(claim).collect()));
         }
-        Ok(claims)
+        Ok(())
     }
 
     fn remember_limits(&self, project: &ProjectId, claims: &Claims) {
@@ -342,7 +363,13 @@ impl Batcher {
         }
     }
 
-    fn promotes_now(&self, project: &ProjectId, now: Micros) -> bool {
+    fn promotes_now(&self, project: &ProjectId, pending: &[Pending], now: Micros) -> bool {
+        if pending.iter().any(|p| matches!(p.command, Command::Promote)) {
+            return true;
+        }
+        if !pending.iter().any(|p| matches!(p.command, Command::Lease { .. })) {
+            return false;
+        }
         let mut promoted = self.promoted.lock().unwrap_or_else(PoisonError::into_inner);
         if promoted.get(project).is_some_and(|last| (0..PROMOTE_INTERVAL).contains(&(now - last))) {
             return false;
@@ -361,7 +388,7 @@ impl Batcher {
         let mut again = Vec::new();
         for (pending, reply) in pending.into_iter().zip(done.replies) {
             match reply {
-                Some(reply) => answer(pending, reply),
+                Some(reply) => again.extend(answer(pending, reply)),
                 None => again.push(pending),
             }
         }
@@ -370,9 +397,15 @@ impl Batcher {
             self.wakeups.ready(project, &due.queue, &due.task_type, count);
         }
         self.wake_for_room(project, &done.set);
-        if done.promoted > 0 {
-            // Which types became due is not known here; the next in line looks, and so on while it finds something.
-            self.wakeups.ring_one(project);
+        for (queue, wait) in done.used_up {
+            let (wakeups, project) = (self.wakeups.clone(), project.clone());
+            shutdown::spawn("rate-wakeup", async move {
+                tokio::time::sleep(wait).await;
+                wakeups.freed(&project, &queue, 1);
+            });
+        }
+        for (due, count) in &done.promoted {
+            self.wakeups.ready(project, &due.queue, &due.task_type, *count);
         }
         again
     }
@@ -401,15 +434,47 @@ impl Batcher {
     }
 }
 
-fn answer(pending: Pending, reply: Result<Reply>) {
-    // The caller may have gone away; the effect stands.
-    let _ = pending.answer.send(reply);
+/// Those somebody still waits for; who waited too long is told so.
+fn in_time(pending: Vec<Pending>) -> Vec<Pending> {
+    let now = Instant::now();
+    let is_wanted = |p: &Pending| p.answer.as_ref().is_none_or(|answer| !answer.is_closed());
+    let (pending, late): (Vec<_>, Vec<_>) =
+        pending.into_iter().filter(is_wanted).partition(|pending| pending.deadline > now);
+    for pending in late {
+        answer(pending, Err(Error::DeadlineExceeded));
+    }
+    pending
+}
+
+/// Answers a command, and returns the leases nobody took: the caller went away before it heard of them.
+fn answer(pending: Pending, reply: Result<Reply>) -> Option<Pending> {
+    let Err(unheard) = pending.answer?.send(reply) else { return None };
+    match (unheard, &pending.command) {
+        (Ok(Reply::Leased(Answer { value, replayed: false })), Command::Lease { key: None, .. })
+            if !value.is_empty() =>
+        {
+            let release = |task: &Arc<Task>| Item {
+                task: task.id,
+                action: Action::Release { epoch: task.epoch, delay: None },
+                etag: None,
+            };
+            Some(Pending {
+                caller: pending.caller,
+                command: Command::Change(value.iter().map(release).collect()),
+                deadline: Instant::now() + super::COMMAND_LIMIT,
+                answer: None,
+                _budget: None,
+            })
+        }
+        // Any other effect stands, and whoever repeats a keyed lease is answered the same leases.
+        _ => None,
+    }
 }
 
 fn key_of(command: &Command) -> Option<&IdempotencyKey> {
     match command {
         Command::Submit { key, .. } | Command::Lease { key, .. } => key.as_ref(),
-        Command::Change(_) => None,
+        Command::Promote | Command::Change(_) => None,
     }
 }
 
@@ -417,7 +482,8 @@ fn request_key(pending: &Pending, key: &IdempotencyKey) -> RequestKey {
     RequestKey { principal: pending.caller.principal.clone(), method: key.method, key: key.key.clone() }
 }
 
-/// Answers the commands whose key was seen before. Of two with the same key in one batch the second is left for the next.
+/// Answers the commands whose key was seen before. Of two with the same key in one batch the second is told that the first
+/// is still running.
 async fn replay(
     tx: &mut Tx,
     project: &ProjectId,
@@ -474,6 +540,24 @@ async fn replayed(
     Ok(Ok(Reply::Leased(Answer { value, replayed: true })))
 }
 
+/// Puts the inputs into the leases that are granted: only now is it known which, and they may be large.
+async fn read_inputs(tx: &mut Tx, project: &ProjectId, replies: &mut [Option<Result<Reply>>]) -> StoreResult<()> {
+    let mut leased: Vec<&mut Arc<Task>> = Vec::new();
+    for reply in replies.iter_mut().flatten().flatten() {
+        if let Reply::Leased(answer) = reply {
+            leased.extend(answer.value.iter_mut());
+        }
+    }
+    let ids: Vec<TaskId> = leased.iter().map(|task| task.id).collect();
+    let mut inputs = tasks::inputs(tx, project, ids.into_iter()).await?;
+    for task in leased {
+        if let Some(input) = inputs.remove(&task.id) {
+            Arc::make_mut(task).input = Some(input);
+        }
+    }
+    Ok(())
+}
+
 /// Locks and reads the tasks the commands name, and the ended attempts that repeated reports are compared with.
 async fn read_tasks(
     tx: &mut Tx,
@@ -496,7 +580,7 @@ async fn read_tasks(
             }
             // An id that the server made is not taken.
             Command::Submit { tasks, .. } => ids.extend(tasks.iter().filter(|t| t.id_given).map(|t| t.new.id)),
-            Command::Lease { .. } => {}
+            Command::Lease { .. } | Command::Promote => {}
         }
     }
     ids.sort_unstable();
@@ -508,11 +592,7 @@ async fn read_tasks(
     for loaded in tasks::load(tx, project, ids.iter().copied()).await? {
         set.insert(loaded.task, loaded.due);
     }
-    let is_busy = |id: TaskId| match (&held, set.get(id)) {
-        (Some(held), Some(task)) if task.state.is_final() => deep.contains(&id) && !held.wide.contains(&id),
-        (Some(held), Some(_)) => !held.live.contains(&id),
-        _ => false,
-    };
+    let is_busy = |id: TaskId| set.get(id).is_some_and(|task| !held.holds(task, deep.contains(&id)));
     let mut tokens: Vec<(TaskId, i64)> = Vec::new();
     for (p, busy) in pending.iter().zip(busy) {
         let Command::Change(items) = &p.command else { continue };
@@ -545,7 +625,7 @@ async fn read_unique_keys(
                 let tasks = items.iter().filter_map(|item| set.get(item.task));
                 keys.extend(tasks.filter_map(|task| unique_key_of(&task.spec)));
             }
-            Command::Lease { .. } => {}
+            Command::Lease { .. } | Command::Promote => {}
         }
     }
     if keys.is_empty() {
@@ -610,10 +690,17 @@ async fn write_idempotency(
     Ok(true)
 }
 
+/// A task that may be leased.
+struct Claim {
+    task: TaskId,
+    queue: String,
+    input_bytes: usize,
+}
+
 /// What the lease commands of a batch may have.
 #[derive(Default)]
 struct Claims {
-    found: Vec<(Want, std::collections::VecDeque<(TaskId, String)>)>,
+    found: Vec<(Want, VecDeque<Claim>)>,
     settings: HashMap<String, QueueSettings>,
     /// How many more leases each limited queue allows.
     allowed: HashMap<String, i64>,
@@ -621,18 +708,15 @@ struct Claims {
     arrival: HashMap<String, Micros>,
     taken: HashMap<String, i64>,
     now: Micros,
-    promoted: usize,
-    promoted_by_queue: HashMap<String, i64>,
+    /// How many tasks of each queue and type were marked due.
+    promoted: BTreeMap<Due, usize>,
 }
 
 impl Claims {
-    async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, due: bool, set: &mut Workset) -> StoreResult<()> {
-        self.now = tx.now();
-        if due {
-            for (task, queue) in tasks::promote(tx, project).await? {
-                set.mark_due(task);
-                *self.promoted_by_queue.entry(queue).or_default() += 1;
-                self.promoted += 1;
+    async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, now: bool) -> StoreResult<()> {
+        if now {
+            for (queue, task_type) in tasks::promote(tx, project).await? {
+                *self.promoted.entry(Due { queue, task_type }).or_default() += 1;
             }
         }
         Ok(())
@@ -695,14 +779,14 @@ impl Claims {
         let Some((_, found)) = self.found.iter_mut().find(|(other, _)| other == want) else { return leased };
         let mut bytes = 0;
         while leased.len() < limit && bytes < LEASE_BYTES {
-            let Some((task, queue)) = found.pop_front() else { break };
+            let Some(Claim { task, queue, input_bytes }) = found.pop_front() else { break };
             let allowed = self.allowed.get_mut(&queue);
             if allowed.as_ref().is_some_and(|allowed| **allowed == 0) {
                 continue;
             }
             let duration = self.settings.get(&queue).and_then(|s| s.lease_duration).unwrap_or(DEFAULT_LEASE_DURATION);
             if let Some(task) = lease(task, duration) {
-                bytes += task.input.as_ref().map_or(0, |input| input.data.len());
+                bytes += input_bytes;
                 leased.push(task);
                 if let Some(allowed) = allowed {
                     *allowed -= 1;
@@ -711,6 +795,16 @@ impl Claims {
             }
         }
         leased
+    }
+
+    /// Queues whose rate is used up, and how long until the next lease. Longer waits are left to the polling loop.
+    fn used_up(&self) -> Vec<(String, Duration)> {
+        let used_up = |(name, allowed): (&String, &i64)| {
+            let cost = self.settings.get(name)?.rate?.cost();
+            (*allowed == 0 && cost < RATE_WAKEUP_LIMIT)
+                .then(|| (name.clone(), Duration::from_micros(cost.unsigned_abs())))
+        };
+        self.allowed.iter().filter_map(used_up).collect()
     }
 
     /// The new arrival times of queues with a rate.

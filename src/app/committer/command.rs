@@ -23,9 +23,10 @@ pub(super) struct Pending {
     pub(super) command: Command,
     /// After this nobody waits for the answer, so nothing is begun.
     pub(super) deadline: Instant,
-    pub(super) answer: oneshot::Sender<Result<Reply>>,
+    /// None when nobody asked: leases of a caller that went away are given back.
+    pub(super) answer: Option<oneshot::Sender<Result<Reply>>>,
     /// The share of the memory budget it holds until it is answered.
-    pub(super) _budget: OwnedSemaphorePermit,
+    pub(super) _budget: Option<OwnedSemaphorePermit>,
 }
 
 /// A hot command of one project.
@@ -49,6 +50,8 @@ pub enum Command {
         /// Makes it safe to repeat.
         key: Option<IdempotencyKey>,
     },
+    /// Marks tasks whose `run_time` has come.
+    Promote,
     /// Changes tasks, each on its own.
     Change(Vec<Item>),
 }
@@ -157,6 +160,8 @@ pub enum Reply {
     Submitted(Answer<Vec<Submitted>>),
     /// To a lease.
     Leased(Answer<Vec<Arc<Task>>>),
+    /// To a promote.
+    Promoted,
     /// To changes, in order: the task after it.
     Changed(Vec<Result<Arc<Task>>>),
 }

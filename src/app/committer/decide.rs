@@ -14,7 +14,7 @@ use crate::{
         etag::task_etag,
         task::{Attempt, Micros, Spec, Task},
         task_state::TaskState,
-        transition::{self, Change, Holder, Reported},
+        transition::{self, Change, EventKind, Holder, Reported},
     },
     error::{Error, Result},
     ids::{ProjectId, TaskId, task_name},
@@ -54,12 +54,15 @@ impl UniqueKeys {
     }
 
     /// Follows a change: a submitted or reopened task takes its key, a final one lets go of it.
-    fn follow(&mut self, task: &Task, now: Micros) {
+    fn follow(&mut self, change: &Change, now: Micros) {
+        let task = &*change.after;
+        // Once its time is over a task does not get its key back by going on.
+        let takes = matches!(change.kind, EventKind::Submitted | EventKind::Retried);
         let Some(key) = unique_key_of(&task.spec) else { return };
         let slot = self.keys.entry(key).or_default();
         if task.state.is_final() {
             slot.after = slot.after.filter(|holding| holding.task != task.id);
-        } else if slot.after.is_none_or(|holding| holding.expire_time.is_some_and(|t| t <= now)) {
+        } else if takes && slot.after.is_none_or(|holding| holding.expire_time.is_some_and(|t| t <= now)) {
             let expire_time = task.spec.unique_ttl.map(|ttl| now.saturating_add(ttl));
             slot.after = Some(Holding { task: task.id, expire_time });
         }
@@ -107,7 +110,7 @@ pub(super) fn submit(
         {
             continue;
         }
-        if task.id_given && (set.get(task.new.id).is_some() || !ids.insert(task.new.id)) {
+        if task.id_given && (set.knows(task.new.id) || !ids.insert(task.new.id)) {
             return Err(Error::Exists { kind: "task", name: task_name(facts.project, task.new.id) });
         }
     }
@@ -121,7 +124,7 @@ pub(super) fn submit(
         }
         let change = transition::submit(facts.project, task.new.clone(), facts.now);
         answers.push(answer(&change.after, false));
-        keys.follow(&change.after, facts.now);
+        keys.follow(&change, facts.now);
         set.apply(command, change);
     }
     Ok(answers)
@@ -194,7 +197,7 @@ pub(super) fn change(
     };
     let Some(change) = change else { return Ok(task) };
     let after = change.after.clone();
-    keys.follow(&after, now);
+    keys.follow(&change, now);
     set.apply(command, change);
     Ok(after)
 }

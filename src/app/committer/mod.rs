@@ -94,7 +94,8 @@ impl Committer {
         let (answer, answered) = oneshot::channel();
         let lane = self.lane(project, command.class());
         let deadline = Instant::now() + COMMAND_LIMIT;
-        let pending = Pending { caller: caller.clone(), command, deadline, answer, _budget: budget };
+        let pending =
+            Pending { caller: caller.clone(), command, deadline, answer: Some(answer), _budget: Some(budget) };
         lane.try_send((project.clone(), pending)).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
@@ -122,7 +123,7 @@ impl Command {
     fn class(&self) -> Class {
         match self {
             Self::Submit { .. } => Class::Submit,
-            Self::Lease { .. } => Class::Lease,
+            Self::Lease { .. } | Self::Promote => Class::Lease,
             Self::Change(_) => Class::Change,
         }
     }
@@ -132,6 +133,7 @@ impl Command {
         match self {
             Self::Submit { tasks, .. } => tasks.len(),
             Self::Lease { limit, .. } => *limit,
+            Self::Promote => 1,
             Self::Change(items) => items.len(),
         }
     }
@@ -142,7 +144,7 @@ impl Command {
             Self::Submit { tasks, .. } => {
                 tasks.iter().map(|t| 512 + t.new.input.as_ref().map_or(0, |input| input.data.len())).sum()
             }
-            Self::Lease { .. } => 512,
+            Self::Lease { .. } | Self::Promote => 512,
             Self::Change(items) => items
                 .iter()
                 .map(|item| match &item.action {
@@ -166,7 +168,11 @@ async fn run_lane(batcher: Arc<Batcher>, mut receiver: mpsc::Receiver<(ProjectId
             // Give the holder a moment; new commands do not wait for it.
             tokio::time::timeout(BUSY_PAUSE, receiver.recv()).await.unwrap_or_else(|_| busy.pop())
         };
-        let Some(first) = first else { break };
+        let Some(first) = first else {
+            // The last handle is gone: nobody waits for more than an answer.
+            batcher.refuse(busy, &Error::ShuttingDown);
+            break;
+        };
         let mut groups: Vec<(ProjectId, Vec<Pending>)> = Vec::new();
         let mut size = 0;
         let mut take = |(project, pending): (ProjectId, Pending)| {

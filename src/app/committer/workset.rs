@@ -58,16 +58,14 @@ impl Workset {
         });
     }
 
-    /// The task was marked due after it was read; its queue counts it so already.
-    pub(super) fn mark_due(&mut self, id: TaskId) {
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.due_before = true;
-        }
-    }
-
     /// The task as it is now; none if it does not exist (any more).
     pub(super) fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
         self.slots.get(&id).and_then(|slot| slot.current.as_ref())
+    }
+
+    /// Whether there is, or was in this batch, a task with this id.
+    pub(super) fn knows(&self, id: TaskId) -> bool {
+        self.slots.contains_key(&id)
     }
 
     /// Takes in an accepted change; `command` is the number of the command that caused it.
@@ -95,15 +93,17 @@ impl Workset {
 
     /// What must be written.
     pub(super) fn nets(&self) -> Vec<Net> {
-        let differs = |slot: &&Slot| match (&slot.before, &slot.current) {
+        let differs = |slot: &Slot| match (&slot.before, &slot.current) {
             (Some(before), Some(current)) => !Arc::ptr_eq(before, current),
             (None, None) => false,
             _ => true,
         };
-        self.slots
-            .values()
-            .filter(differs)
-            .map(|slot| Net {
+        // In one order, so that two replicas that insert the same ids do not wait for each other in a circle.
+        let mut slots: Vec<(&TaskId, &Slot)> = self.slots.iter().filter(|(_, slot)| differs(slot)).collect();
+        slots.sort_unstable_by_key(|(id, _)| **id);
+        slots
+            .into_iter()
+            .map(|(_, slot)| Net {
                 before: slot.before.clone(),
                 after: slot.current.clone(),
                 attempts: slot.attempts.clone(),

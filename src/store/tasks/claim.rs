@@ -24,65 +24,109 @@ pub struct Lane {
     pub limit: usize,
 }
 
-/// Marks waiting tasks whose `run_time` has come, and returns them with their queues.
-pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(TaskId, String)>> {
+/// Marks waiting tasks whose `run_time` has come, and returns the queue and type of each.
+pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(String, String)>> {
     let now = tx.now();
     let text = if tx.is_postgres() {
         "-- tasks::promote
          UPDATE ready SET due = true WHERE project = $1 AND id IN (
             SELECT id FROM ready WHERE project = $1 AND NOT due AND run_time <= $2
             ORDER BY run_time LIMIT $3 FOR UPDATE SKIP LOCKED
-         ) RETURNING id, queue"
+         ) RETURNING queue, type"
     } else {
         "-- tasks::promote
          UPDATE ready SET due = true WHERE project = $1 AND id IN (
             SELECT id FROM ready WHERE project = $1 AND NOT due AND run_time <= $2 ORDER BY run_time LIMIT $3
-         ) RETURNING id, queue"
+         ) RETURNING queue, type"
     };
     let rows = tx.fetch(Sql::new(text).text(project.as_str()).int(now).int(PROMOTE_LIMIT)).await?;
     rows.iter()
         .map(|row| {
             let mut r = Reader::new(row);
-            Ok((TaskId(r.get()?), r.get()?))
+            Ok((r.get()?, r.get()?))
         })
         .collect()
 }
 
 /// The next `limit` due tasks of some lanes, locked: highest priority first, then longest due. Each lane is read from its
 /// own stretch of the index, so a type nobody asks for blocks nothing. More than a lane's limit may come back.
+///
+/// Several lanes are first looked at without locks, and only what is wanted is locked. When another claimer was faster
+/// with some of it, every lane is locked as far as it may be needed: slower, but nothing that is free is passed over.
 pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
-    // PostgreSQL skips what another replica is claiming; SQLite has no other claimer.
-    let text = if tx.is_postgres() {
-        "-- tasks::claim
-         WITH {x} SELECT c.id, c.rank, c.run_time FROM x CROSS JOIN LATERAL (
-            SELECT r.id, r.rank, r.run_time FROM ready r
-            WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
-            ORDER BY r.rank, r.run_time, r.id LIMIT x.most FOR UPDATE SKIP LOCKED
-         ) c ORDER BY c.rank, c.run_time, c.id LIMIT $2"
-    } else {
-        "-- tasks::claim
-         WITH {x} SELECT r.id, r.rank, r.run_time FROM x JOIN ready r ON r.project = $1 AND r.id IN (
-            SELECT c.id FROM ready c
-            WHERE c.project = $1 AND c.queue = x.queue AND c.type = x.type AND c.due
-            ORDER BY c.rank, c.run_time, c.id LIMIT $2
-         )"
+    if !tx.is_postgres() {
+        return pick(tx, project, lanes, limit, SQLITE_CLAIM).await;
+    }
+    if lanes.len() > 1 {
+        let picked = pick(tx, project, lanes, limit, LOOK).await?;
+        let locked = lock_due(tx, project, &picked).await?;
+        if locked == picked.len() {
+            return Ok(picked);
+        }
+    }
+    pick(tx, project, lanes, limit, CLAIM).await
+}
+
+macro_rules! postgres_claim {
+    ($name:literal, $lock:literal) => {
+        concat!(
+            "-- tasks::",
+            $name,
+            "
+             WITH {x} SELECT c.id, c.rank, c.run_time FROM x CROSS JOIN LATERAL (
+                SELECT r.id, r.rank, r.run_time FROM ready r
+                WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
+                ORDER BY r.rank, r.run_time, r.id LIMIT x.most ",
+            $lock,
+            ") c ORDER BY c.rank, c.run_time, c.id LIMIT $2"
+        )
     };
-    let statement = Sql::new(text).text(project.as_str()).int(i64::try_from(limit).unwrap_or(i64::MAX)).rows(
-        Rows::new(lanes.len())
-            .text("queue", lanes.iter().map(|lane| lane.queue.as_str()))
-            .text("type", lanes.iter().map(|lane| lane.task_type.as_str()))
-            .int("most", lanes.iter().map(|lane| i64::try_from(lane.limit).unwrap_or(i64::MAX))),
-    );
+}
+
+/// PostgreSQL skips what another transaction is claiming.
+const CLAIM: &str = postgres_claim!("claim", "FOR UPDATE SKIP LOCKED");
+const LOOK: &str = postgres_claim!("look", "");
+/// SQLite has no other claimer. It cannot limit each lane by its own number, and answers each chunk of lanes in its own
+/// order: the caller counts what it takes from a queue.
+const SQLITE_CLAIM: &str = "-- tasks::claim
+    WITH {x} SELECT r.id, r.rank, r.run_time FROM x JOIN ready r ON r.project = $1 AND r.id IN (
+        SELECT c.id FROM ready c
+        WHERE c.project = $1 AND c.queue = x.queue AND c.type = x.type AND c.due
+        ORDER BY c.rank, c.run_time, c.id LIMIT $2
+    )";
+
+async fn pick(
+    tx: &mut Tx,
+    project: &ProjectId,
+    lanes: &[Lane],
+    limit: usize,
+    text: &'static str,
+) -> StoreResult<Vec<TaskId>> {
+    let mut rows = Rows::new(lanes.len())
+        .text("queue", lanes.iter().map(|lane| lane.queue.as_str()))
+        .text("type", lanes.iter().map(|lane| lane.task_type.as_str()));
+    if tx.is_postgres() {
+        rows = rows.int("most", lanes.iter().map(|lane| i64::try_from(lane.limit).unwrap_or(i64::MAX)));
+    }
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut found: Vec<(i32, Micros, TaskId)> = Vec::new();
-    for row in &tx.fetch(statement).await? {
+    for row in &tx.fetch(Sql::new(text).text(project.as_str()).int(limit).rows(rows)).await? {
         let mut r = Reader::new(row);
         let id = TaskId(r.get()?);
         found.push((r.get()?, r.get()?, id));
     }
-    // SQLite cannot limit each lane by its own number, and answers each chunk of lanes in its own order: the caller
-    // counts what it takes from a queue.
     found.sort_unstable();
     Ok(found.into_iter().map(|(_, _, id)| id).collect())
+}
+
+/// Locks those of some tasks that are still due and free, and returns how many.
+async fn lock_due(tx: &mut Tx, project: &ProjectId, tasks: &[TaskId]) -> StoreResult<usize> {
+    let statement = Sql::new(
+        "-- tasks::lock_due
+         WITH {x} SELECT 1 FROM ready r
+         WHERE r.project = $1 AND r.id IN (SELECT x.id FROM x) AND r.due FOR UPDATE SKIP LOCKED",
+    );
+    Ok(tx.fetch(statement.text(project.as_str()).rows(Rows::ids(tasks.iter().map(|id| id.0)))).await?.len())
 }
 
 /// Which of some queues and types have due tasks, with how many, counted up to `limit`.
@@ -95,7 +139,8 @@ pub async fn due_lanes(
     let statement = Sql::new(
         "-- tasks::due_lanes
          WITH {x} SELECT x.queue, x.type, (SELECT count(*) FROM (
-            SELECT 1 FROM ready r WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due LIMIT $2
+            SELECT 1 FROM ready r WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
+            ORDER BY r.rank, r.run_time, r.id LIMIT $2
          ) AS found) FROM x",
     )
     .text(project.as_str())
@@ -117,14 +162,22 @@ pub async fn due_lanes(
     Ok(found)
 }
 
-/// Whether the `run_time` of a task has come that is not marked due yet.
-pub async fn is_overdue(store: &Store, project: &ProjectId) -> StoreResult<bool> {
+/// Projects with tasks whose `run_time` has come and that are not marked due yet.
+pub async fn overdue_projects(store: &Store) -> StoreResult<Vec<ProjectId>> {
     let now = store.now().await?;
     let statement = Sql::new(
-        "-- tasks::is_overdue
-         SELECT 1 FROM ready WHERE project = $1 AND NOT due AND run_time <= $2 LIMIT 1",
+        "-- tasks::overdue_projects
+         SELECT c.project FROM counter c WHERE EXISTS (
+            SELECT 1 FROM ready r WHERE r.project = c.project AND NOT r.due AND r.run_time <= $1
+         )",
     );
-    Ok(!store.fetch(statement.text(project.as_str()).int(now)).await?.is_empty())
+    let rows = store.fetch(statement.int(now)).await?;
+    rows.iter()
+        .map(|row| {
+            let project: String = Reader::new(row).get()?;
+            Ok(ProjectId::new(&project))
+        })
+        .collect()
 }
 
 /// Running tasks whose lease or deadline has passed, in any project, at most `limit`.

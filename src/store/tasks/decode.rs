@@ -23,12 +23,12 @@ macro_rules! task_columns {
         "t.id, t.type, t.queue, t.priority, t.timeout, t.expire_time, t.max_attempts, t.initial_backoff, t.max_backoff, \
          t.unique_key, t.unique_ttl, t.labels, t.owner, t.create_time, \
          CASE WHEN l.id IS NOT NULL THEN 2 WHEN r.id IS NOT NULL THEN r.state ELSE t.state END, \
-         COALESCE(r.run_time, t.run_time), COALESCE(l.version, r.version, t.version), \
+         COALESCE(r.run_time, l.run_time, t.run_time), COALESCE(l.version, r.version, t.version), \
          COALESCE(l.epoch, r.epoch, t.epoch), COALESCE(l.attempt_count, r.attempt_count, t.attempt_count), \
          COALESCE(l.crash_count, r.crash_count, t.crash_count), COALESCE(l.update_time, r.update_time, t.update_time), \
          t.finish_time, t.error_type, t.error_message, t.error_details, t.cancel_reason, r.due, \
          l.worker, l.incarnation, l.waiting_state, l.start_time, l.expire_time, l.deadline_time, l.lease_duration, \
-         l.cancel_time, l.cancel_reason, l.progress_percent, l.progress_message, l.progress_time"
+         l.cancel_time, l.cancel_reason, l.progress_percent, l.progress_message, l.progress_time, l.progress_pending"
     };
 }
 
@@ -45,6 +45,10 @@ macro_rules! task_joins {
         "LEFT JOIN ready r ON r.project = t.project AND r.id = t.id LEFT JOIN lease l ON l.project = t.project AND l.id = t.id"
     };
 }
+
+/// How many columns they name.
+pub(super) const COLUMNS: usize = 40;
+pub(super) const PAYLOAD_COLUMNS: usize = 4;
 
 pub(in crate::store) use {payload_columns, task_columns, task_joins};
 
@@ -110,6 +114,7 @@ fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
     let cancel_reason = r.get()?;
     let progress = progress(r)?;
     let progress_time = r.get()?;
+    let progress_pending: Option<bool> = r.get()?;
     let [start_time, expire_time, deadline_time, duration, cancel_time] = times;
     let Some(worker) = worker else { return Ok(None) };
     Ok(Some(Lease {
@@ -124,6 +129,7 @@ fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
         cancel_reason,
         progress,
         progress_time,
+        progress_pending: progress_pending.unwrap_or(false),
     }))
 }
 
@@ -168,7 +174,7 @@ fn progress(r: &mut Reader<'_>) -> StoreResult<Option<Progress>> {
     Ok(percent.map(|percent| Progress { percent, message: message.unwrap_or_default() }))
 }
 
-fn payload(r: &mut Reader<'_>) -> StoreResult<Option<Payload>> {
+pub(super) fn payload(r: &mut Reader<'_>) -> StoreResult<Option<Payload>> {
     let data: Option<Vec<u8>> = r.get()?;
     let media_type = r.get()?;
     Ok(data.map(|data| Payload { media_type, data: Bytes::from(data) }))

@@ -7,8 +7,8 @@ mod load;
 mod write;
 
 pub use self::{
-    claim::{Lane, claim, due_lanes, expired_running, expired_waiting, is_overdue, promote},
+    claim::{Lane, claim, due_lanes, expired_running, expired_waiting, overdue_projects, promote},
     list::{COUNT_LIMIT, attempts, count, get, list},
-    load::{Loaded, last_attempts, load, lock},
+    load::{Held, Loaded, inputs, last_attempts, load, lock},
     write::{Net, write},
 };

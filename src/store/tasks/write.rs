@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::super::{
     Tx,
-    error::StoreResult,
+    error::{StoreError, StoreResult},
     sql::{Rows, Sql},
 };
 use crate::{
@@ -52,7 +52,8 @@ fn place(task: Option<&Arc<Task>>) -> Place {
 }
 
 /// Writes all of it. Every row that is changed was locked or made by this transaction, so nothing here waits except
-/// inserts of unique keys.
+/// inserts of unique keys. A live row that is not where it was read fails the batch: then the lock was not ours, and
+/// nothing of what was decided holds.
 pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResult<()> {
     let now = tx.now();
     let mut w = Work::default();
@@ -60,12 +61,12 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
         w.sort(net);
     }
     let p = project.as_str();
-    tx.execute(delete_ready(p, &w.ready_delete)).await?;
-    tx.execute(delete_lease(p, &w.lease_delete)).await?;
+    exactly(w.ready_delete.len(), tx.affect(delete_ready(p, &w.ready_delete)).await?)?;
+    exactly(w.lease_delete.len(), tx.affect(delete_lease(p, &w.lease_delete)).await?)?;
     tx.execute(insert_task(p, &w.task_insert)).await?;
     tx.execute(insert_ready(p, &w.ready_insert, now)).await?;
     tx.execute(insert_lease(p, &w.lease_insert)).await?;
-    tx.execute(update_lease(p, &w.lease_update)).await?;
+    exactly(w.lease_update.len(), tx.affect(update_lease(p, &w.lease_update)).await?)?;
     tx.execute(update_task_life(p, &w.life_update)).await?;
     tx.execute(update_task_spec(p, &w.spec_update)).await?;
     tx.execute(insert_attempt(p, &w.attempts)).await?;
@@ -75,6 +76,14 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
     tx.execute(insert_dead_letter(p, &w.dead_letter_insert, now)).await?;
     tx.execute(delete_attempts(p, &w.task_delete)).await?;
     tx.execute(delete_task(p, &w.task_delete)).await
+}
+
+fn exactly(expected: usize, affected: u64) -> StoreResult<()> {
+    if usize::try_from(affected).is_ok_and(|affected| affected == expected) {
+        Ok(())
+    } else {
+        Err(StoreError::Conflict)
+    }
 }
 
 /// The tasks each statement is about.
@@ -253,9 +262,11 @@ fn insert_lease(project: &str, tasks: &[&Task]) -> Sql {
     Sql::new(
         "-- tasks::insert_lease
          WITH {x} INSERT INTO lease (project, id, queue, worker, incarnation, epoch, version, attempt_count, crash_count,
-            waiting_state, start_time, expire_time, deadline_time, lease_duration, update_time)
+            waiting_state, run_time, start_time, expire_time, deadline_time, lease_duration, progress_pending,
+            update_time)
          SELECT $1, x.id, x.queue, x.worker, x.incarnation, x.epoch, x.version, x.attempt_count, x.crash_count,
-            x.waiting_state, x.start_time, x.expire_time, x.deadline_time, x.lease_duration, x.update_time FROM x",
+            x.waiting_state, x.run_time, x.start_time, x.expire_time, x.deadline_time, x.lease_duration, false,
+            x.update_time FROM x",
     )
     .text(project)
     .rows(
@@ -269,6 +280,7 @@ fn insert_lease(project: &str, tasks: &[&Task]) -> Sql {
             .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
             .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
             .int("waiting_state", leases().map(|l| (l.waiting_state as u8).into()))
+            .int("run_time", tasks.iter().map(|t| t.run_time))
             .int("start_time", leases().map(|l| l.start_time))
             .int("expire_time", leases().map(|l| l.expire_time))
             .int("deadline_time", leases().map(|l| l.deadline_time))
@@ -284,7 +296,8 @@ fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
         "-- tasks::update_lease
          WITH {x} UPDATE lease SET version = x.version, expire_time = x.expire_time, cancel_time = x.cancel_time,
             cancel_reason = x.cancel_reason, progress_percent = x.progress_percent,
-            progress_message = x.progress_message, progress_time = x.progress_time, update_time = x.update_time
+            progress_message = x.progress_message, progress_time = x.progress_time,
+            progress_pending = x.progress_pending, update_time = x.update_time
          FROM x WHERE lease.project = $1 AND lease.id = x.id",
     )
     .text(project)
@@ -298,6 +311,7 @@ fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
             .opt_real("progress_percent", progress().map(|p| p.map(|p| p.percent)))
             .opt_text("progress_message", progress().map(|p| p.map(|p| p.message.as_str())))
             .opt_int("progress_time", leases().map(|l| l.progress_time))
+            .flag("progress_pending", leases().map(|l| l.progress_pending))
             .int("update_time", tasks.iter().map(|t| t.update_time)),
     )
 }

@@ -131,7 +131,8 @@ async fn lists_are_for_people_and_for_programs() {
     assert_eq!(by_name.lines().collect::<Vec<_>>(), names, "over several pages");
     let lines = say(&rpc, &["list", "--limit", "2", "-o", "jsonl"]).await;
     assert!(lines.err.contains("there are more"), "{lines:?}");
-    assert_eq!(lines.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).count(), 2);
+    let lines: Vec<Value> = lines.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
 
     let queues = say(&rpc, &["queue", "list", "-o", "json"]).await.json();
     assert_eq!(
@@ -219,6 +220,27 @@ async fn exit_codes_say_what_kind_of_failure_it_was() {
     eventually("the port is closed", SOON, async || {
         let said = say(&rpc, &["list"]).await;
         if said.code == UNAVAILABLE && said.err.contains("tasktower dev") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_measurement_ends_with_its_json() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        for arguments in [
+            &["lifecycle", "--tasks", "200", "--workers", "2", "--batch", "20"][..],
+            &["lifecycle", "--tasks", "50", "--workers", "2", "--batch", "20", "--unary"],
+            &["submit", "--seconds", "1", "--inflight", "4"],
+            &["latency", "--rate", "50", "--seconds", "1"],
+            &["read", "--seconds", "1", "--inflight", "4"],
+            &["watch", "--streams", "20", "--connections", "2", "--events", "100"],
+        ] {
+            let said = say(&rpc, &[&["bench"], arguments, &["--json"]].concat()).await.well();
+            let last = said.lines().last().expect("a last line");
+            let figures: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said}"));
+            assert_eq!(figures["scenario"], arguments[0], "{figures}");
+        }
     })
     .await;
 }

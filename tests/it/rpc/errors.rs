@@ -5,20 +5,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes};
+use http_body::Frame;
 use prost::Message;
 use prost_reflect::DescriptorPool;
 use prost_types::{Value, value::Kind};
 use tasktower::pb::{self, payload::Kind as PayloadKind};
 use tonic::{
     Code, Request, Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
 };
 use tonic_types::StatusExt as _;
+use tower::{Service as _, ServiceExt as _};
 
 use super::{Rpc, fields, in_seconds, reason, refused, seconds, task, worker};
 use crate::support::{
@@ -83,6 +87,42 @@ async fn call(channel: &Channel, method: &str, message: Bytes) -> Result<Bytes, 
     let request = Request::new(tokio_stream::once(message));
     let mut stream = grpc.streaming(request, path, Raw).await?.into_inner();
     Ok(stream.message().await?.unwrap_or_default())
+}
+
+/// The body of a request, byte for byte.
+struct Body(Option<Bytes>);
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Calls a method with a body that need not be framed as gRPC says, and these headers besides.
+async fn call_unframed(
+    channel: &Channel,
+    method: &str,
+    headers: &[(&'static str, &str)],
+    body: &[u8],
+) -> Result<http::Response<tonic::body::Body>, Status> {
+    let mut request = http::Request::post(format!("http://localhost/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let body = tonic::body::Body::new(Body(Some(Bytes::copy_from_slice(body))));
+    let mut channel = channel.clone();
+    let channel = channel.ready().await.expect("connected");
+    let response =
+        channel.call(request.body(body).expect("a request")).await.map_err(|error| Status::from_error(error.into()))?;
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok => Err(status),
+        _ => Ok(response),
+    }
 }
 
 /// One bad request and what must be said of it.
@@ -661,6 +701,49 @@ async fn garbage_is_a_bad_request_whatever_the_method() {
     let large = call(&channel, &format!("{WORKERS}/Session"), vec![0; MAX_MESSAGE + 1].into()).await;
     refused(large.map(tonic::Response::new), Code::InvalidArgument, "FIELD_INVALID", &["request"]);
     // The same connection goes on.
+    rpc.submit(task("t")).await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_the_framing_is_a_bad_request() {
+    const GZIP: (&str, &str) = ("grpc-encoding", "gzip");
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    let channel = rpc.clients.channel();
+    let get = format!("{TASKS}/GetTask");
+    for (headers, body) in [
+        (&[][..], &b""[..]),
+        // A length of five and three bytes.
+        (&[], b"\0\0\0\0\x05abc"),
+        (&[], b"\0\0"),
+        // Compressed, but nobody said how; a flag that means nothing; something else than gzip.
+        (&[], b"\x01\0\0\0\x01a"),
+        (&[], b"\x07\0\0\0\x01a"),
+        (&[GZIP], b"\x01\0\0\0\x05abcde"),
+    ] {
+        let answer = call_unframed(&channel, &get, headers, body).await.map(|_| tonic::Response::new(()));
+        refused(answer, Code::InvalidArgument, "FIELD_INVALID", &["request"]);
+    }
+    let unknown = call_unframed(&channel, &get, &[("grpc-encoding", "zstd")], b"\x01\0\0\0\x01a").await;
+    assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented, "as gRPC wants it");
+
+    // Small on the wire, too large in memory.
+    let mut bomb = rpc.clients.tasks().send_compressed(CompressionEncoding::Gzip);
+    let huge = pb::SubmitTaskRequest { parent: "x".repeat(16 * MAX_MESSAGE), ..Default::default() };
+    refused(bomb.submit_task(huge).await, Code::InvalidArgument, "FIELD_INVALID", &["request"]);
+    // What is compressed well is read, and the answer may be compressed too.
+    let mut tasks =
+        rpc.clients.tasks().send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+    tasks.submit_task(submit(task("t"))).await.unwrap();
+
+    // Metadata beyond 16 KiB ends the call, not the server.
+    let large = "x".repeat(20 * 1024);
+    let answer = call_unframed(&channel, &get, &[("x-large", &large)], b"").await;
+    let is_refused = match &answer {
+        Err(_) => true,
+        Ok(response) => response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    };
+    assert!(is_refused, "{answer:?}");
     rpc.submit(task("t")).await;
 }
 

@@ -9,6 +9,7 @@ mod grpcurl;
 mod project;
 mod python;
 mod queue;
+mod readme;
 mod server;
 mod session;
 mod task;

@@ -237,7 +237,7 @@ async fn what_must_not_start_says_why() {
     let log = refused_start(&["--database-url", "mysql://localhost/x"]).await;
     assert!(log.contains("postgres://") && log.contains("sqlite://"), "{log}");
     let log = refused_start(&["--database-url", "postgres://nobody:secret@127.0.0.1:1/x"]).await;
-    assert!(!log.contains("secret"), "{log}");
+    assert!(log.contains("refused") && !log.contains("secret"), "{log}");
 }
 
 #[tokio::test]
@@ -259,4 +259,47 @@ async fn a_connection_that_never_speaks_is_closed() {
         }
     });
     assert!(closed.await.expect("it ran"), "the connection is still open");
+}
+
+#[tokio::test]
+async fn dev_shows_tasks_moving_with_no_set_up() {
+    let home = tempfile::TempDir::with_prefix("tasktower-home-").expect("a folder");
+    let arguments = ["dev", "--demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let mut dev = Process::spawn("tasktower dev", tasktower().args(arguments).env("HOME", home.path()));
+    let mut seen = String::new();
+    for word in ["gRPC", "SUBMITTED", "LEASED", "COMPLETED"] {
+        while !seen.contains(word) {
+            let line = tokio::time::timeout(SOON, dev.stdout_line()).await;
+            seen.push_str(&line.unwrap_or_else(|_| panic!("no {word} in {seen}")).expect("it goes on"));
+            seen.push('\n');
+        }
+    }
+    let address = seen.lines().find_map(|line| line.trim().strip_prefix("gRPC")).expect("an address");
+    let address = address.split_whitespace().next().expect("an address");
+    let clients = Clients::connect_to(&format!("http://{address}")).await;
+    let workers = clients.workers().list_workers(pb::ListWorkersRequest::default()).await.unwrap().into_inner();
+    assert_eq!(workers.workers.len(), 2);
+    drop(clients);
+    dev.interrupt();
+    assert!(dev.exited(STOP_LIMIT).await.success());
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "a demo leaves nothing behind");
+
+    // Without a demo it keeps its data where it is told to, through a restart.
+    let file = home.path().join("kept.db");
+    for expected in [0, 1] {
+        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let mut dev = Process::spawn("tasktower dev", tasktower().arg("dev").arg("--db").arg(&file).args(listen));
+        let address = loop {
+            let line = tokio::time::timeout(SOON, dev.stdout_line()).await.expect("a line soon").expect("it goes on");
+            if let Some(rest) = line.trim().strip_prefix("gRPC") {
+                break rest.split_whitespace().next().expect("an address").to_owned();
+            }
+        };
+        let clients = Clients::connect_to(&format!("http://{address}")).await;
+        let list = clients.tasks().list_tasks(pb::ListTasksRequest::default()).await.unwrap().into_inner();
+        assert_eq!(list.tasks.len(), expected);
+        let request = pb::SubmitTaskRequest { task: Some(task("t")), ..Default::default() };
+        clients.tasks().submit_task(request).await.unwrap();
+        dev.kill();
+    }
 }

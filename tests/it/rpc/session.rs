@@ -2,6 +2,11 @@
 //!
 //! A `Session` is one open stream: `say` sends, `hear` waits for what comes next.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
 use pb::{session_request::Message as Say, session_response::Message as Heard};
 use tasktower::pb::{self, task::State};
 use tokio::{sync::mpsc, time::timeout};
@@ -14,6 +19,9 @@ use crate::support::{
     client::Clients,
     wait::{SOON, eventually},
 };
+
+/// A session that hears nothing for so long looks whether the others have done the rest.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// More messages than any test leaves unsent.
 const SAID_LIMIT: usize = 64;
@@ -237,6 +245,7 @@ async fn what_a_session_may_not_say_ends_it_with_the_field() {
     let rpc = Rpc::start(&database).await;
     let bad_token = pb::LeaseToken { task: "x".into(), epoch: 1 };
     let beats = |count| pb::SessionHeartbeat { leases: vec![pb::LeaseHeartbeat::default(); count] };
+    let report = pb::SessionReport::default;
     for (message, field) in [
         (Say::Hello(pb::SessionHello::default()), "hello"),
         (Say::Credits(pb::SessionCredits { count: 0 }), "credits.count"),
@@ -244,16 +253,85 @@ async fn what_a_session_may_not_say_ends_it_with_the_field() {
         (Say::Credits(pb::SessionCredits { count: 10_001 }), "credits.count"),
         (Say::Accepted(pb::SessionAccepted { tokens: vec![bad_token] }), "accepted.tokens[0].task"),
         (Say::Heartbeat(beats(1_001)), "heartbeat.leases"),
+        (Say::Report(pb::SessionReport { releases: vec![pb::TaskRelease::default(); 1_001], ..report() }), "report"),
     ] {
         let mut session = Session::open(&rpc.clients, worker("w")).await;
         session.say(message).await;
         let answer = session.next().await.map(tonic::Response::new);
         refused(answer, Code::InvalidArgument, "FIELD_INVALID", &[field]);
     }
+    // Credits that add up to too many.
+    let mut session = Session::open(&rpc.clients, worker("w")).await;
+    session.credits(10_000).await;
+    session.credits(1).await;
+    let answer = session.next().await.map(tonic::Response::new);
+    refused(answer, Code::InvalidArgument, "FIELD_INVALID", &["credits.count"]);
+    // An item that is wrong in itself ends nothing.
+    let mut session = Session::open(&rpc.clients, worker("w")).await;
+    session
+        .say(Say::Report(pb::SessionReport { sequence: 3, failures: vec![pb::TaskFailure::default()], ..report() }))
+        .await;
+    let Heard::Report(answer) = session.hear().await else { panic!("an answer to the report") };
+    assert_eq!((answer.sequence, code(&answer.results[0])), (3, Code::InvalidArgument));
+
     let first = Say::Credits(pb::SessionCredits { count: 1 });
     let mut session = Session::begin(&rpc.clients, first).await;
     refused(session.next().await.map(tonic::Response::new), Code::InvalidArgument, "FIELD_INVALID", &["hello"]);
     let hello = pb::SessionHello { parent: "projects/none".into(), identity: Some(worker("w")) };
     let mut session = Session::begin(&rpc.clients, Say::Hello(hello)).await;
     refused(session.next().await.map(tonic::Response::new), Code::NotFound, "RESOURCE_NOT_FOUND", &[]);
+}
+
+/// Tasks that go through sessions at once.
+const LOAD: usize = 600;
+
+#[tokio::test]
+async fn sessions_share_the_work_and_every_task_is_done_once() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        rpc.submit_many(&task("t"), LOAD).await;
+        let all_done = AtomicUsize::new(0);
+        let working = (0..4).map(|n| {
+            let (clients, all_done) = (&rpc.clients, &all_done);
+            async move {
+                let mut session = Session::open(clients, worker(&format!("w{n}"))).await;
+                session.credits(40).await;
+                let (mut done, mut sequence, mut waiting) = (Vec::new(), 0, 0);
+                while all_done.load(Ordering::Relaxed) < LOAD {
+                    let Ok(next) = timeout(IDLE, session.heard.message()).await else { continue };
+                    match next.unwrap().expect("not the end").message.expect("a known message") {
+                        Heard::Grants(grants) => {
+                            sequence += 1;
+                            waiting += 1;
+                            session.accept(&grants.tasks).await;
+                            let tokens: Vec<_> = grants.tasks.iter().map(token).collect();
+                            let completions = tokens.iter().map(|token| completion(token.clone(), None)).collect();
+                            session
+                                .say(Say::Report(pb::SessionReport { sequence, completions, ..Default::default() }))
+                                .await;
+                            session.credits(i32::try_from(tokens.len()).unwrap()).await;
+                        }
+                        Heard::Report(report) => {
+                            waiting -= 1;
+                            all_done.fetch_add(report.results.len(), Ordering::Relaxed);
+                            assert!(report.results.iter().all(|result| code(result) == Code::Ok), "{report:?}");
+                            done.extend(report.results.into_iter().map(|result| result.token.unwrap().task));
+                        }
+                        other => panic!("not expected: {other:?}"),
+                    }
+                }
+                assert_eq!(waiting, 0, "every report is answered");
+                done
+            }
+        });
+        let working = futures_util::future::join_all(working);
+        let done = timeout(SOON, working).await.unwrap_or_else(|_| panic!("{all_done:?} of {LOAD} are done"));
+        let done: Vec<_> = done.into_iter().flatten().collect();
+        let distinct: std::collections::BTreeSet<_> = done.iter().collect();
+        assert_eq!((done.len(), distinct.len()), (LOAD, LOAD));
+        let queue = pb::GetQueueRequest { name: "projects/default/queues/default".into() };
+        let queue = rpc.clients.queues().get_queue(queue).await.unwrap().into_inner().queue.unwrap();
+        assert_eq!((queue.ready_count, queue.running_count), (0, 0));
+    })
+    .await;
 }

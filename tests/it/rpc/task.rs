@@ -562,3 +562,41 @@ async fn a_task_is_leased_by_priority_and_only_by_a_worker_of_its_type_and_queue
     })
     .await;
 }
+
+#[tokio::test]
+async fn equal_submits_at_once_make_one_task() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        let submit = async |request: pb::SubmitTaskRequest| rpc.clients.tasks().submit_task(request).await;
+        // With the same key of the request: the same answer, or that it is still being made.
+        let request = pb::SubmitTaskRequest { task: Some(task("t")), request_id: "once".into(), ..Default::default() };
+        let answers = futures_util::future::join_all((0..20).map(|_| submit(request.clone()))).await;
+        let mut names = BTreeSet::new();
+        for answer in answers {
+            match answer {
+                Ok(answer) => {
+                    names.insert(answer.into_inner().name);
+                }
+                Err(status) => assert_eq!(super::reason(&status), "IDEMPOTENCY_IN_PROGRESS", "{status:?}"),
+            }
+        }
+        assert_eq!(names.len(), 1);
+        // With the same unique key: one is created, all are told its name.
+        let unique = pb::Task { unique_key: "k".into(), ..task("t") };
+        let request = pb::SubmitTaskRequest { task: Some(unique), ..Default::default() };
+        let answers = futures_util::future::join_all((0..20).map(|_| submit(request.clone()))).await;
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().into_inner()).collect();
+        assert_eq!(answers.iter().filter(|answer| answer.outcome() == Outcome::Created).count(), 1);
+        assert!(answers.iter().all(|answer| answer.name == answers[0].name));
+        // With the same id: one is created, the others are told that it exists.
+        let task_id = uuid::Uuid::now_v7().to_string();
+        let request = pb::SubmitTaskRequest { task: Some(task("t")), task_id, ..Default::default() };
+        let answers = futures_util::future::join_all((0..20).map(|_| submit(request.clone()))).await;
+        let (created, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(created.len(), 1);
+        assert!(refused.iter().all(|answer| super::reason(answer.as_ref().unwrap_err()) == "RESOURCE_EXISTS"));
+        let list = rpc.clients.tasks().list_tasks(pb::ListTasksRequest::default()).await.unwrap().into_inner();
+        assert_eq!((list.tasks.len(), list.revision), (3, 3));
+    })
+    .await;
+}

@@ -222,3 +222,79 @@ async fn workers_are_known_and_told_to_drain() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_wrong_item_is_told_its_field_and_spoils_no_other() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        let mut workers = rpc.clients.workers();
+        rpc.submit_many(&task("t"), 2).await;
+        let leased = rpc.lease(2).await;
+        let [good, held] = leased.iter().map(token).collect::<Vec<_>>().try_into().unwrap();
+        let missing = "projects/default/tasks/0190a6c0-0000-7000-8000-000000000000";
+        let missing = pb::LeaseToken { task: missing.to_owned(), epoch: 1 };
+
+        let failure = |error: pb::TaskError| pb::TaskFailure {
+            token: Some(held.clone()),
+            error: Some(error),
+            ..Default::default()
+        };
+        let error = || pb::TaskError { r#type: "E".into(), ..Default::default() };
+        let wait = |seconds| pb::TaskFailure { retry_after: Some(super::seconds(seconds)), ..failure(error()) };
+        let with_token = |token| pb::TaskFailure { token: Some(token), ..failure(error()) };
+        let cases = [
+            (failure(pb::TaskError::default()), "error.type"),
+            (failure(pb::TaskError { r#type: "x".repeat(257), ..error() }), "error.type"),
+            (failure(pb::TaskError { r#type: "a\0".into(), ..error() }), "error.type"),
+            (failure(pb::TaskError { message: "m\0".into(), ..error() }), "error.message"),
+            (failure(pb::TaskError { details: "d\0".into(), ..error() }), "error.details"),
+            (failure(pb::TaskError { details: "d".repeat(16 * 1024), ..error() }), "error"),
+            (wait(-1), "retry_after"),
+            (wait(31 * 86_400), "retry_after"),
+            (with_token(pb::LeaseToken { epoch: 0, ..held.clone() }), "token.epoch"),
+            (with_token(pb::LeaseToken { task: "x".into(), epoch: 1 }), "token.task"),
+            (with_token(pb::LeaseToken { task: good.task.replace("default", "other"), epoch: 1 }), "token.task"),
+        ];
+        let expected: Vec<_> =
+            cases.iter().enumerate().map(|(at, (_, field))| format!("failures[{at}].{field}")).collect();
+        let mut failures: Vec<_> = cases.into_iter().map(|(failure, _)| failure).collect();
+        failures.push(pb::TaskFailure { r#final: true, token: Some(good), ..failure(error()) });
+        failures.push(with_token(missing));
+        failures.push(with_token(pb::LeaseToken { epoch: i64::MAX, ..held.clone() }));
+        let request = pb::FailTasksRequest { failures, ..Default::default() };
+        let mut results = workers.fail_tasks(request).await.unwrap().into_inner().results;
+        for (result, field) in results.iter().zip(expected) {
+            assert_eq!((code(result), result.state()), (Code::InvalidArgument, State::Unspecified), "{field}");
+            assert_eq!(told(result.status.clone()), ("FIELD_INVALID".to_owned(), vec![field]));
+        }
+        let [future, missing, fine] = [results.pop(), results.pop(), results.pop()].map(|result| result.unwrap());
+        assert_eq!((code(&fine), fine.state()), (Code::Ok, State::Failed));
+        assert_eq!(told(missing.status).0, "LEASE_LOST");
+        assert_eq!(told(future.status).0, "LEASE_LOST");
+
+        // The same report twice in one batch: both are answered well, one counts.
+        let twice = vec![completion(held.clone(), None), completion(held.clone(), None)];
+        let request = pb::CompleteTasksRequest { completions: twice, ..Default::default() };
+        let answer = workers.complete_tasks(request).await.unwrap().into_inner();
+        assert_eq!(answer.results.iter().map(code).collect::<Vec<_>>(), [Code::Ok, Code::Ok]);
+        assert_eq!(rpc.get(&held.task).await.version, 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_is_leased_once_however_many_ask_at_once() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        rpc.submit_many(&task("t"), 100).await;
+        let asking = (0..16).map(|n| {
+            let rpc = &rpc;
+            async move { rpc.lease_as(worker(&format!("w{n}")), 10).await }
+        });
+        let leased: Vec<_> = futures_util::future::join_all(asking).await.into_iter().flatten().collect();
+        let distinct: std::collections::BTreeSet<_> = leased.iter().map(|one| token(one).task).collect();
+        assert_eq!((leased.len(), distinct.len()), (100, 100));
+        assert!(rpc.complete(leased.iter().map(token)).await.iter().all(|code| *code == Code::Ok));
+    })
+    .await;
+}

@@ -387,6 +387,119 @@ async fn the_same_key_answers_the_same_and_another_request_is_refused() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_and_leases_of_the_same_tasks_never_part_them() {
+    const TASKS: usize = 60;
+    const ROUNDS: i32 = 12;
+    for_each_backend(async |database| {
+        let w = std::sync::Arc::new(World::on(database).await);
+        let mut ids = Vec::new();
+        for _ in 0..TASKS {
+            ids.push(w.submit(spec()).await);
+        }
+        // Operators change labels and priorities while workers lease, give back and at last complete.
+        let updates = {
+            let (w, ids) = (w.clone(), ids.clone());
+            tasktower::shutdown::spawn("updates", async move {
+                for round in 0..ROUNDS {
+                    let change = |id: &TaskId| {
+                        let labels = Some(BTreeMap::from([("round".to_owned(), round.to_string())]));
+                        w.change(*id, TaskChange::Update(Patch { labels, ..Patch::default() }))
+                    };
+                    for outcome in futures_util::future::join_all(ids.iter().map(change)).await {
+                        assert!(!matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
+                    }
+                }
+            })
+        };
+        let mut open = TASKS;
+        while open > 0 {
+            let last = updates.is_finished();
+            let leased = w.lease(TASKS).await;
+            let report = |task: &std::sync::Arc<Task>| {
+                let (id, epoch) = (task.id, task.epoch);
+                let report = if last { Report::Complete { result: None } } else { Report::Release { delay: None } };
+                let w = w.clone();
+                async move { w.report(id, epoch, report).await }
+            };
+            for outcome in futures_util::future::join_all(leased.iter().map(report)).await {
+                open -= usize::from(outcome.expect("the lease is held") == TaskState::Succeeded);
+            }
+        }
+        updates.await.unwrap();
+        w.check_journal().await;
+        let mut inspector = Inspector::open(database).await;
+        let facts = inspector.facts("default").await;
+        inspector.close().await;
+        assert_holds(&facts, &Known::default(), When::Quiet);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_unique_key_whose_time_is_over_is_not_taken_back_by_going_on() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        let keyed = || Spec { unique_key: Some("k".into()), unique_ttl: Some(1_000_000), ..spec() };
+        let first = w.submit(keyed()).await;
+        w.lease_one().await;
+        w.pass(Duration::from_secs(2)).await;
+        let progress = Some(Progress { percent: 1.0, message: String::new() });
+        w.app.heartbeat(&w.caller, &w.project, None, vec![(first, 1, progress)]).await.unwrap();
+        assert_ne!(w.submit(keyed()).await, first);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_given_back_with_a_delay_keeps_its_run_time_through_the_next_lease() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        let id = w.submit(spec()).await;
+        w.lease_one().await;
+        w.report(id, 1, Report::Release { delay: Some(1_000_000) }).await.unwrap();
+        let waiting = w.get(id).await.run_time;
+        w.pass(Duration::from_secs(2)).await;
+        assert_eq!(w.lease_one().await.run_time, waiting);
+        assert_eq!(w.get(id).await.run_time, waiting);
+        w.report(id, 2, Report::Complete { result: None }).await.unwrap();
+        w.check_journal().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leases_nobody_heard_of_are_given_back_uncounted() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        let ids = [w.submit(spec()).await, w.submit(spec()).await];
+        for _ in 0..20 {
+            // Begun, and dropped before the answer.
+            let mut lease = Box::pin(w.lease(10));
+            let waker = std::task::Waker::noop();
+            let _ = lease.as_mut().poll(&mut std::task::Context::from_waker(waker));
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                let mut waiting = 0;
+                for id in ids {
+                    let task = w.get(id).await;
+                    waiting += i32::from(task.state == TaskState::Pending && task.attempt_count == 0);
+                }
+                if waiting == 2 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("both wait again");
+        w.check_journal().await;
+    })
+    .await;
+}
+
 fn everything() -> ListQuery {
     ListQuery { filter: Filter::everything(), ascending: false, after: None, limit: 100, full: false }
 }

@@ -134,8 +134,10 @@ fn allows(kind: i64, from: Option<i64>, to: i64) -> bool {
         7 => from == RUNNING && (WAITING.contains(&to) || to == FAILED),
         // EXPIRED.
         9 => WAITING.contains(&from) && to == FAILED,
-        // UPDATED, RUN_NOW.
-        10 | 14 => WAITING.contains(&from) && same,
+        // UPDATED: labels may change in every state.
+        10 => same,
+        // RUN_NOW.
+        14 => WAITING.contains(&from) && same,
         // CANCELLED.
         12 => (WAITING.contains(&from) || from == RUNNING) && to == CANCELLED,
         // RETRIED.

@@ -1,0 +1,89 @@
+//! What README.md tells people to type is typed here. Only the address is another one, and the ids are what they are.
+
+use std::{fs, path::Path, process::Command};
+
+use super::Rpc;
+use crate::support::{
+    backend::Database,
+    buf::Buf,
+    process::{Process, tasktower},
+    repository,
+    wait::SOON,
+};
+
+/// The address the README speaks of.
+const ADDRESS: &str = "127.0.0.1:50051";
+
+/// Commands that go on until somebody stops them.
+const ENDLESS: [&str; 4] = ["WatchTasks", "tasktower watch", "--exec", "tasktower serve"];
+
+/// The shell examples of the README that have this in them.
+fn examples(of: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join("README.md")).expect("a README");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block);
+    let found: Vec<_> = blocks.filter(|block| block.contains(of)).map(str::to_owned).collect();
+    assert!(!found.is_empty(), "the README has an example of {of:?}");
+    found
+}
+
+/// A shell for examples: ends at the first command that fails, and finds our binary and buf.
+fn shell(rpc: &Rpc, script: &str) -> Command {
+    let address = rpc.server.endpoint().trim_start_matches("http://").to_owned();
+    let binary = tasktower();
+    let folder = Path::new(binary.get_program()).parent().expect("a folder").to_owned();
+    let folders = [folder, repository().join("target/tools/bin")];
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&others))).expect("a path");
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", &script.replace(ADDRESS, &address)]);
+    for (name, value) in binary.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("PATH", path).env("TASKTOWER_ADDRESS", address);
+    command
+}
+
+async fn run(rpc: &Rpc, script: &str) {
+    let mut process = Process::spawn("an example of the README", &mut shell(rpc, script));
+    let status = process.exited(SOON).await;
+    assert!(status.success(), "{status}: {script}");
+}
+
+#[tokio::test]
+async fn the_examples_of_buf_curl_work() {
+    if Buf::find().is_none() {
+        return;
+    }
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    for example in examples("buf curl ") {
+        if ENDLESS.iter().any(|word| example.contains(word)) {
+            let mut process = Process::spawn("an example of the README", &mut shell(&rpc, &format!("exec {example}")));
+            let line = tokio::time::timeout(SOON, process.stdout_line()).await.expect("it says something soon");
+            assert!(line.is_some(), "it goes on: {example}");
+        } else {
+            run(&rpc, &example).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_examples_of_the_command_line_work() {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    let worker = examples("tasktower worker --exec").remove(0);
+    let _worker = Process::spawn("the worker of the README", &mut shell(&rpc, &format!("exec {worker}")));
+    let mut tried = 0;
+    for example in examples("tasktower ") {
+        // What needs more than a server: another terminal, another database, a build.
+        let skips = ENDLESS.iter().chain(&["migrate", "cargo", "git ", "PATH"]);
+        if !skips.into_iter().any(|word| example.contains(word)) {
+            run(&rpc, &example).await;
+            tried += 1;
+        }
+    }
+    assert!(tried >= 3, "{tried} examples");
+}
