@@ -185,7 +185,7 @@ async fn a_watch_with_a_gap_or_a_repeat_is_found() {
     .await;
 }
 
-/// A task in two places is healthy nowhere, and the helpers that this file is written with do what they say.
+/// A healthy database is found healthy while its server runs.
 #[tokio::test]
 async fn an_untouched_database_is_healthy() {
     for_each_backend(async |database| {

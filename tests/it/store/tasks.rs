@@ -541,3 +541,58 @@ async fn lists_are_filtered_ordered_and_paged() {
     })
     .await;
 }
+
+/// On SQLite one batch may hold a lease, which marks tasks whose time has come, and a change of such a task.
+#[tokio::test]
+async fn a_task_that_becomes_due_in_the_batch_that_changes_it_is_counted_once() {
+    /// Whether the calls meet in one batch is up to the scheduler; in some round they do.
+    const ROUNDS: usize = 20;
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        let delay = Duration::from_secs(1);
+        for _ in 0..ROUNDS {
+            let mut task = new_task(spec());
+            let id = task.new.id;
+            task.new.run_time = Some(w.app.store().now().await.expect("a time") + delay.as_micros() as i64);
+            w.try_submit(vec![task], None).await.expect("a good submit");
+            w.pass(delay * 2).await;
+            let update = || w.change(id, TaskChange::Update(Patch { priority: Some(-1), ..Patch::default() }));
+            // The first keeps the writer busy while the others gather.
+            let other = w.submit(Spec { task_type: "unserved".into(), queue: "other".into(), ..spec() });
+            let (_, updated, leased) = tokio::join!(other, update(), w.lease(1));
+            // The lease may come first.
+            assert!(matches!(updated, Ok(_) | Err(Error::StateConflict { .. })), "{updated:?}");
+            for task in leased {
+                w.report(task.id, 1, Report::Release { delay: None }).await.expect("the lease is ours");
+            }
+            w.change(id, TaskChange::Cancel { reason: String::new() }).await.expect("it waits");
+        }
+        let queue = w.app.get_queue(&w.project, "default").await.expect("the queue is there");
+        assert_eq!((queue.ready, queue.delayed, queue.running), (0, 0, 0));
+    })
+    .await;
+}
+
+/// A claim locks less of a task than an update does; neither may take the task from the other.
+#[tokio::test]
+async fn an_update_and_a_lease_at_the_same_time_leave_the_task_in_one_place() {
+    const ROUNDS: usize = 60;
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        for round in 0..ROUNDS {
+            let id = w.submit(spec()).await;
+            let priority = i32::try_from(round).ok();
+            let update = w.change(id, TaskChange::Update(Patch { priority, ..Patch::default() }));
+            let (updated, leased) = tokio::join!(update, w.lease(1));
+            assert!(matches!(updated, Ok(_) | Err(Error::StateConflict { .. })), "{updated:?}");
+            let leased = if leased.is_empty() { w.lease(1).await } else { leased };
+            let done = Report::Complete { result: None };
+            assert_eq!(w.report(id, leased[0].epoch, done).await.expect("the lease is ours"), TaskState::Succeeded);
+        }
+        w.check_journal().await;
+        let mut inspector = Inspector::open(database).await;
+        assert_holds(&inspector.facts("default").await, &Known::default(), When::Quiet);
+        inspector.close().await;
+    })
+    .await;
+}
