@@ -45,7 +45,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         listen: args.listen,
         admin_listen: args.admin_listen,
         // The name other programs use is accepted too.
-        database_url: args.database_url.or_else(|| std::env::var("DATABASE_URL").ok()),
+        database_url: args
+            .database_url
+            .or_else(|| std::env::var("DATABASE_URL").ok().filter(|_| args.database_url_file.is_none())),
         database_url_file: args.database_url_file,
         drain_delay_seconds: args.drain_delay_seconds,
     };

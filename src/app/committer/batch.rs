@@ -1,38 +1,36 @@
 //! One batch: one transaction for the commands of one project.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
-    command::{Action, Answer, Command, IdempotencyKey, Item, Pending, Reply, Submitted},
-    decide::{self, Facts, UniqueKeys, unique_key_of},
+    claims::Claims,
+    command::{Action, Answer, Command, Item, Pending, Reply},
+    decide::{self, Facts},
+    read, repeat,
     workset::{Due, Workset},
 };
 use crate::{
     domain::{
         event::Event,
-        queue::{DEFAULT_LEASE_DURATION, QueueSettings},
         task::{Micros, Task},
         transition::{Change, EventKind},
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId, project_name},
+    ids::{ProjectId, project_name},
     live::{
         hub::Hub,
         sessions::{Sessions, Signal},
-        wakeups::{Wakeups, Want},
+        wakeups::Wakeups,
     },
     shutdown,
     store::{
-        CommitError, Store, StoreError, StoreResult, Tx,
-        idempotency::{self, NewAnswer, RequestKey},
+        CommitError, Store, StoreError, Tx,
         journal::{self, Entry},
-        queues,
-        tasks::{self, Lane},
-        unique_keys::{self, UniqueKey},
+        queues, tasks, unique_keys,
     },
 };
 
@@ -40,11 +38,6 @@ use crate::{
 const WHOLE_TRIES: usize = 3;
 /// Tasks whose time has come are marked due at most this often per project; the dispatch loop polls slower than this.
 const PROMOTE_INTERVAL: Micros = 50_000;
-/// Inputs granted by one lease command, in bytes of JSON or blob, beyond the first task's: as messages they may be several
-/// times as large, and clients take 4 MiB unless they say otherwise.
-const LEASE_BYTES: usize = 1024 * 1024;
-/// A rate that allows the next lease sooner than this rings for it; the polling loop is too slow for it.
-const RATE_WAKEUP_LIMIT: Micros = 250_000;
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -205,13 +198,14 @@ impl Batcher {
         let mut busy = vec![false; pending.len()];
         let mut set = Workset::new(now);
 
-        let keys = replay(tx, project, pending, &mut replies).await?;
+        let keys = repeat::replay(tx, project, pending, &mut replies).await?;
         // First of all, so that every task is read with the mark it has from here on.
-        let mut claims = Claims { now, ..Claims::default() };
+        let mut claims = Claims::new(now);
         claims.promote(tx, project, self.promotes_now(project, pending, now)).await?;
-        let last_attempts = read_tasks(tx, project, pending, &replies, &mut busy, &mut set).await?;
-        let mut unique = read_unique_keys(tx, project, pending, &replies, &mut set).await?;
-        self.claim(tx, project, pending, &replies, &mut set, &mut claims).await?;
+        let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &mut set).await?;
+        let mut unique = read::read_unique_keys(tx, project, pending, &replies, &mut set).await?;
+        claims.find(tx, project, pending, &replies, &mut set).await?;
+        self.remember_limits(project, &claims);
 
         let facts = Facts { project, now, last_attempts: &last_attempts };
         for (number, p) in pending.iter().enumerate() {
@@ -237,7 +231,7 @@ impl Batcher {
             });
         }
 
-        read_inputs(tx, project, &mut replies).await?;
+        read::read_inputs(tx, project, &mut replies).await?;
         let nets = set.nets();
         tasks::write(tx, project, &nets).await?;
         unique_keys::release(tx, project, &unique.released()).await?;
@@ -245,7 +239,7 @@ impl Batcher {
         queues::set_arrivals(tx, project, &claims.arrivals()).await?;
         let (new_queues, first_revision) = self.write_journal(tx, project, pending, &set, &claims).await?;
         fill_revisions(&mut replies, &set, first_revision);
-        let kept = write_idempotency(tx, project, pending, &keys, &replies, now).await?;
+        let kept = repeat::write_idempotency(tx, project, pending, &keys, &replies, now).await?;
         let used_up = claims.used_up();
         let dirty = !nets.is_empty() || !claims.promoted.is_empty() || kept;
         Ok((Done { replies, set, first_revision, promoted: claims.promoted, new_queues, used_up }, dirty))
@@ -288,55 +282,6 @@ impl Batcher {
         }
         queues::add_stats(tx, project, &stats).await?;
         Ok((new_queues, first))
-    }
-
-    /// Finds what the lease commands may have: due tasks of each group of equal wants, within the limits of the queues.
-    async fn claim(
-        &self,
-        tx: &mut Tx,
-        project: &ProjectId,
-        pending: &[Pending],
-        replies: &[Option<Result<Reply>>],
-        set: &mut Workset,
-        claims: &mut Claims,
-    ) -> Result<(), Failed> {
-        let mut wanted: Vec<(&Want, usize)> = Vec::new();
-        for (p, reply) in pending.iter().zip(replies) {
-            let Command::Lease { want, limit, .. } = &p.command else { continue };
-            if reply.is_some() {
-                continue;
-            }
-            match wanted.iter_mut().find(|(other, _)| *other == want) {
-                Some((_, sum)) => *sum += limit,
-                None => wanted.push((want, *limit)),
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
-        claims.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
-        self.remember_limits(project, claims);
-        let mut claimed: HashSet<TaskId> = HashSet::new();
-        for (want, limit) in wanted {
-            // What an equal part of another want found is locked by ourselves and comes again: ask for more, drop those.
-            let limit = (limit + claimed.len()).min(super::BATCH_TASKS);
-            let lanes = claims.lanes(want, limit);
-            let mut found = tasks::claim(tx, project, &lanes, limit).await?;
-            found.retain(|id| claimed.insert(*id));
-            let fresh: Vec<TaskId> = found.iter().copied().filter(|id| set.get(*id).is_none()).collect();
-            let mut sizes: HashMap<TaskId, usize> = HashMap::new();
-            for loaded in tasks::load(tx, project, fresh.into_iter()).await? {
-                sizes.insert(loaded.task.id, loaded.input_bytes);
-                set.insert(loaded.task, loaded.due);
-            }
-            let claim = |id: TaskId| {
-                let queue = set.get(id)?.spec.queue.clone();
-                Some(Claim { task: id, queue, input_bytes: sizes.get(&id).copied().unwrap_or(0) })
-            };
-            claims.found.push((want.clone(), found.into_iter().filter_map(claim).collect()));
-        }
-        Ok(())
     }
 
     fn remember_limits(&self, project: &ProjectId, claims: &Claims) {
@@ -471,175 +416,6 @@ fn answer(pending: Pending, reply: Result<Reply>) -> Option<Pending> {
     }
 }
 
-fn key_of(command: &Command) -> Option<&IdempotencyKey> {
-    match command {
-        Command::Submit { key, .. } | Command::Lease { key, .. } => key.as_ref(),
-        Command::Promote | Command::Change(_) => None,
-    }
-}
-
-fn request_key(pending: &Pending, key: &IdempotencyKey) -> RequestKey {
-    RequestKey { principal: pending.caller.principal.clone(), method: key.method, key: key.key.clone() }
-}
-
-/// Answers the commands whose key was seen before. Of two with the same key in one batch the second is told that the first
-/// is still running.
-async fn replay(
-    tx: &mut Tx,
-    project: &ProjectId,
-    pending: &[Pending],
-    replies: &mut [Option<Result<Reply>>],
-) -> Result<Vec<Option<RequestKey>>, Failed> {
-    let ids: Vec<Option<RequestKey>> =
-        pending.iter().map(|p| key_of(&p.command).map(|key| request_key(p, key))).collect();
-    let asked: Vec<RequestKey> = ids.iter().flatten().cloned().collect();
-    if asked.is_empty() {
-        return Ok(ids);
-    }
-    let found = idempotency::find(tx, project, &asked).await?;
-    let mut first_in_batch: HashMap<&RequestKey, [u8; 32]> = HashMap::new();
-    for (number, (p, id)) in pending.iter().zip(&ids).enumerate() {
-        let (Some(id), Some(key)) = (id, key_of(&p.command)) else { continue };
-        if let Some(answered) = found.get(id) {
-            replies[number] = Some(if answered.fingerprint == key.fingerprint {
-                replayed(tx, project, &p.command, &answered.response).await?
-            } else {
-                Err(Error::IdempotencyKeyReused { key: key.key.clone() })
-            });
-        } else if let Some(fingerprint) = first_in_batch.insert(id, key.fingerprint) {
-            replies[number] = Some(Err(if fingerprint == key.fingerprint {
-                Error::IdempotencyInProgress { key: key.key.clone() }
-            } else {
-                Error::IdempotencyKeyReused { key: key.key.clone() }
-            }));
-        }
-    }
-    Ok(ids)
-}
-
-/// The answer as it was given the first time; of leases, those that are still held.
-async fn replayed(
-    tx: &mut Tx,
-    project: &ProjectId,
-    command: &Command,
-    response: &[u8],
-) -> Result<Result<Reply>, Failed> {
-    let damaged = |cause: serde_json::Error| Failed::Bad(StoreError::Bug(cause.into()));
-    if let Command::Submit { .. } = command {
-        let value: Vec<Submitted> = serde_json::from_slice(response).map_err(damaged)?;
-        return Ok(Ok(Reply::Submitted(Answer { value, replayed: true })));
-    }
-    let tokens: Vec<(uuid::Uuid, i64)> = serde_json::from_slice(response).map_err(damaged)?;
-    let mut value = Vec::new();
-    for loaded in tasks::load(tx, project, tokens.iter().map(|(id, _)| TaskId(*id))).await? {
-        let task = loaded.task;
-        if task.lease.is_some() && tokens.contains(&(task.id.0, task.epoch)) {
-            value.push(Arc::new(task));
-        }
-    }
-    Ok(Ok(Reply::Leased(Answer { value, replayed: true })))
-}
-
-/// Puts the inputs into the leases that are granted: only now is it known which, and they may be large.
-async fn read_inputs(tx: &mut Tx, project: &ProjectId, replies: &mut [Option<Result<Reply>>]) -> StoreResult<()> {
-    let mut leased: Vec<&mut Arc<Task>> = Vec::new();
-    for reply in replies.iter_mut().flatten().flatten() {
-        if let Reply::Leased(answer) = reply {
-            leased.extend(answer.value.iter_mut());
-        }
-    }
-    let ids: Vec<TaskId> = leased.iter().map(|task| task.id).collect();
-    let mut inputs = tasks::inputs(tx, project, ids.into_iter()).await?;
-    for task in leased {
-        if let Some(input) = inputs.remove(&task.id) {
-            Arc::make_mut(task).input = Some(input);
-        }
-    }
-    Ok(())
-}
-
-/// Locks and reads the tasks the commands name, and the ended attempts that repeated reports are compared with.
-async fn read_tasks(
-    tx: &mut Tx,
-    project: &ProjectId,
-    pending: &[Pending],
-    replies: &[Option<Result<Reply>>],
-    busy: &mut [bool],
-    set: &mut Workset,
-) -> Result<HashMap<(TaskId, i64), crate::domain::task::Attempt>, Failed> {
-    let mut ids: Vec<TaskId> = Vec::new();
-    let mut deep: HashSet<TaskId> = HashSet::new();
-    for (p, reply) in pending.iter().zip(replies) {
-        if reply.is_some() {
-            continue;
-        }
-        match &p.command {
-            Command::Change(items) => {
-                ids.extend(items.iter().map(|item| item.task));
-                deep.extend(items.iter().filter(|item| item.action.is_deep()).map(|item| item.task));
-            }
-            // An id that the server made is not taken.
-            Command::Submit { tasks, .. } => ids.extend(tasks.iter().filter(|t| t.id_given).map(|t| t.new.id)),
-            Command::Lease { .. } | Command::Promote => {}
-        }
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let held = tasks::lock(tx, project, &ids, &deep).await?;
-    for loaded in tasks::load(tx, project, ids.iter().copied()).await? {
-        set.insert(loaded.task, loaded.due);
-    }
-    let is_busy = |id: TaskId| set.get(id).is_some_and(|task| !held.holds(task, deep.contains(&id)));
-    let mut tokens: Vec<(TaskId, i64)> = Vec::new();
-    for (p, busy) in pending.iter().zip(busy) {
-        let Command::Change(items) = &p.command else { continue };
-        *busy = items.iter().any(|item| is_busy(item.task));
-        tokens.extend(items.iter().filter_map(|item| {
-            let epoch = item.action.repeated_epoch()?;
-            set.get(item.task).filter(|task| task.lease.is_none() && task.epoch == epoch).map(|_| (item.task, epoch))
-        }));
-    }
-    Ok(tasks::last_attempts(tx, project, &tokens).await?)
-}
-
-/// Reads who holds the unique keys the batch is about: those of new tasks, and those of tasks that may let go or take
-/// theirs back. The holders are read with them.
-async fn read_unique_keys(
-    tx: &mut Tx,
-    project: &ProjectId,
-    pending: &[Pending],
-    replies: &[Option<Result<Reply>>],
-    set: &mut Workset,
-) -> Result<UniqueKeys, Failed> {
-    let mut keys: HashSet<UniqueKey> = HashSet::new();
-    for (p, reply) in pending.iter().zip(replies) {
-        match &p.command {
-            _ if reply.is_some() => {}
-            Command::Submit { tasks, .. } => {
-                keys.extend(tasks.iter().filter_map(|task| unique_key_of(&task.new.spec)));
-            }
-            Command::Change(items) => {
-                let tasks = items.iter().filter_map(|item| set.get(item.task));
-                keys.extend(tasks.filter_map(|task| unique_key_of(&task.spec)));
-            }
-            Command::Lease { .. } | Command::Promote => {}
-        }
-    }
-    if keys.is_empty() {
-        return Ok(UniqueKeys::default());
-    }
-    let keys: Vec<UniqueKey> = keys.into_iter().collect();
-    let found = unique_keys::find(tx, project, &keys).await?;
-    let holders: Vec<TaskId> = found.values().map(|holding| holding.task).filter(|id| set.get(*id).is_none()).collect();
-    for loaded in tasks::load(tx, project, holders.into_iter()).await? {
-        set.insert(loaded.task, loaded.due);
-    }
-    Ok(UniqueKeys::new(found))
-}
-
 /// Puts the revision of each submitted task into its answer.
 fn fill_revisions(replies: &mut [Option<Result<Reply>>], set: &Workset, first: Option<i64>) {
     let Some(first) = first else { return };
@@ -656,168 +432,5 @@ fn fill_revisions(replies: &mut [Option<Result<Reply>>], set: &Workset, first: O
                 submitted.revision = revisions.get(&submitted.id).copied().unwrap_or(0);
             }
         }
-    }
-}
-
-/// Keeps the answers of the commands that came with a key, in the transaction of their effect. Refusals are not kept.
-async fn write_idempotency(
-    tx: &mut Tx,
-    project: &ProjectId,
-    pending: &[Pending],
-    ids: &[Option<RequestKey>],
-    replies: &[Option<Result<Reply>>],
-    now: Micros,
-) -> Result<bool, Failed> {
-    let damaged = |cause: serde_json::Error| Failed::Bad(StoreError::Bug(cause.into()));
-    let mut rows = Vec::new();
-    for ((p, id), reply) in pending.iter().zip(ids).zip(replies) {
-        let (Some(id), Some(key), Some(Ok(reply))) = (id, key_of(&p.command), reply) else { continue };
-        let response = match reply {
-            Reply::Submitted(Answer { value, replayed: false }) => serde_json::to_vec(value).map_err(damaged)?,
-            // An empty answer has no effect to protect: asking again may find something.
-            Reply::Leased(Answer { value, replayed: false }) if !value.is_empty() => {
-                let tokens: Vec<_> = value.iter().map(|task| (task.id.0, task.epoch)).collect();
-                serde_json::to_vec(&tokens).map_err(damaged)?
-            }
-            _ => continue,
-        };
-        rows.push(NewAnswer { key: id.clone(), fingerprint: key.fingerprint, response: response.into() });
-    }
-    if rows.is_empty() {
-        return Ok(false);
-    }
-    idempotency::insert(tx, project, &rows, now).await?;
-    Ok(true)
-}
-
-/// A task that may be leased.
-struct Claim {
-    task: TaskId,
-    queue: String,
-    input_bytes: usize,
-}
-
-/// What the lease commands of a batch may have.
-#[derive(Default)]
-struct Claims {
-    found: Vec<(Want, VecDeque<Claim>)>,
-    settings: HashMap<String, QueueSettings>,
-    /// How many more leases each limited queue allows.
-    allowed: HashMap<String, i64>,
-    /// The theoretical arrival time of each queue with a rate, as read.
-    arrival: HashMap<String, Micros>,
-    taken: HashMap<String, i64>,
-    now: Micros,
-    /// How many tasks of each queue and type were marked due.
-    promoted: BTreeMap<Due, usize>,
-}
-
-impl Claims {
-    async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, now: bool) -> StoreResult<()> {
-        if now {
-            for (queue, task_type) in tasks::promote(tx, project).await? {
-                *self.promoted.entry(Due { queue, task_type }).or_default() += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the settings of the queues. Those with a limit are locked first, so that claims of all replicas on one
-    /// queue go one after the other and the limit is exact.
-    async fn read_limits(&mut self, tx: &mut Tx, project: &ProjectId, mut names: Vec<String>) -> StoreResult<()> {
-        names.sort_unstable();
-        self.settings = queues::settings_for(tx, project, &names).await?;
-        let limited = |s: &QueueSettings| !s.paused && (s.max_running > 0 || s.rate.is_some());
-        let limited: Vec<String> =
-            names.into_iter().filter(|name| self.settings.get(name).is_some_and(limited)).collect();
-        if limited.is_empty() {
-            return Ok(());
-        }
-        let limits = queues::lock_limits(tx, project, &limited).await?;
-        for name in limited {
-            let Some(settings) = self.settings.get(&name) else { continue };
-            let limit = limits.get(&name).copied().unwrap_or_default();
-            let mut allowed = i64::MAX;
-            if settings.max_running > 0 {
-                allowed = allowed.min(i64::from(settings.max_running) - limit.running);
-            }
-            if let Some(rate) = settings.rate {
-                allowed = allowed.min(rate.allowed(limit.arrival, self.now));
-                self.arrival.insert(name.clone(), limit.arrival);
-            }
-            self.allowed.insert(name, allowed.max(0));
-        }
-        Ok(())
-    }
-
-    /// The lanes of a want from which something may be taken.
-    fn lanes(&self, want: &Want, limit: usize) -> Vec<Lane> {
-        let mut lanes = Vec::new();
-        for queue in want.queues.iter() {
-            let paused = self.settings.get(queue).is_some_and(|settings| settings.paused);
-            let allowed = self.allowed.get(queue).map_or(limit, |allowed| usize::try_from(*allowed).unwrap_or(0));
-            if paused || allowed == 0 {
-                continue;
-            }
-            lanes.extend(want.types.iter().map(|task_type| Lane {
-                queue: queue.clone(),
-                task_type: task_type.clone(),
-                limit: allowed.min(limit),
-            }));
-        }
-        lanes
-    }
-
-    /// Leases up to `limit` of the tasks found for a want.
-    fn take(
-        &mut self,
-        want: &Want,
-        limit: usize,
-        mut lease: impl FnMut(TaskId, Micros) -> Option<Arc<Task>>,
-    ) -> Vec<Arc<Task>> {
-        let mut leased = Vec::new();
-        let Some((_, found)) = self.found.iter_mut().find(|(other, _)| other == want) else { return leased };
-        let mut bytes = 0;
-        while leased.len() < limit && bytes < LEASE_BYTES {
-            let Some(Claim { task, queue, input_bytes }) = found.pop_front() else { break };
-            let allowed = self.allowed.get_mut(&queue);
-            if allowed.as_ref().is_some_and(|allowed| **allowed == 0) {
-                continue;
-            }
-            let duration = self.settings.get(&queue).and_then(|s| s.lease_duration).unwrap_or(DEFAULT_LEASE_DURATION);
-            if let Some(task) = lease(task, duration) {
-                bytes += input_bytes;
-                leased.push(task);
-                if let Some(allowed) = allowed {
-                    *allowed -= 1;
-                    *self.taken.entry(queue).or_default() += 1;
-                }
-            }
-        }
-        leased
-    }
-
-    /// Queues whose rate is used up, and how long until the next lease. Longer waits are left to the polling loop.
-    fn used_up(&self) -> Vec<(String, Duration)> {
-        let used_up = |(name, allowed): (&String, &i64)| {
-            let cost = self.settings.get(name)?.rate?.cost();
-            (*allowed == 0 && cost < RATE_WAKEUP_LIMIT)
-                .then(|| (name.clone(), Duration::from_micros(cost.unsigned_abs())))
-        };
-        self.allowed.iter().filter_map(used_up).collect()
-    }
-
-    /// The new arrival times of queues with a rate.
-    fn arrivals(&self) -> Vec<(String, Micros)> {
-        let mut arrivals: Vec<_> = self
-            .taken
-            .iter()
-            .filter_map(|(name, taken)| {
-                let rate = self.settings.get(name)?.rate?;
-                Some((name.clone(), rate.advance(*self.arrival.get(name)?, self.now, *taken)))
-            })
-            .collect();
-        arrivals.sort_unstable();
-        arrivals
     }
 }

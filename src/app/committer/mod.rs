@@ -14,8 +14,11 @@
 //! journal counter orders their commits. SQLite has one writer, so one lane.
 
 mod batch;
+mod claims;
 mod command;
 mod decide;
+mod read;
+mod repeat;
 mod workset;
 
 use std::{

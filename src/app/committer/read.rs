@@ -1,0 +1,126 @@
+//! What a batch reads before it decides: the tasks its commands name, locked; ended attempts; unique keys and who holds
+//! them. And the inputs of what it grants, once it is known what that is.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    command::{Command, Pending, Reply},
+    decide::{UniqueKeys, unique_key_of},
+    workset::Workset,
+};
+use crate::{
+    domain::task::{Attempt, Task},
+    error::Result,
+    ids::{ProjectId, TaskId},
+    store::{
+        StoreResult, Tx, tasks,
+        unique_keys::{self, UniqueKey},
+    },
+};
+
+/// Locks and reads the tasks the commands name, and the ended attempts that repeated reports are compared with.
+pub(super) async fn read_tasks(
+    tx: &mut Tx,
+    project: &ProjectId,
+    pending: &[Pending],
+    replies: &[Option<Result<Reply>>],
+    busy: &mut [bool],
+    set: &mut Workset,
+) -> StoreResult<HashMap<(TaskId, i64), Attempt>> {
+    let mut ids: Vec<TaskId> = Vec::new();
+    let mut deep: HashSet<TaskId> = HashSet::new();
+    for (p, reply) in pending.iter().zip(replies) {
+        if reply.is_some() {
+            continue;
+        }
+        match &p.command {
+            Command::Change(items) => {
+                ids.extend(items.iter().map(|item| item.task));
+                deep.extend(items.iter().filter(|item| item.action.is_deep()).map(|item| item.task));
+            }
+            // An id that the server made is not taken.
+            Command::Submit { tasks, .. } => ids.extend(tasks.iter().filter(|t| t.id_given).map(|t| t.new.id)),
+            Command::Lease { .. } | Command::Promote => {}
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let held = tasks::lock(tx, project, &ids, &deep).await?;
+    for loaded in tasks::load(tx, project, ids.iter().copied()).await? {
+        set.insert(loaded.task, loaded.due);
+    }
+    let is_busy = |id: TaskId| set.get(id).is_some_and(|task| !held.holds(task, deep.contains(&id)));
+    let mut tokens: Vec<(TaskId, i64)> = Vec::new();
+    for (p, busy) in pending.iter().zip(busy) {
+        let Command::Change(items) = &p.command else { continue };
+        *busy = items.iter().any(|item| is_busy(item.task));
+        tokens.extend(items.iter().filter_map(|item| {
+            let epoch = item.action.repeated_epoch()?;
+            set.get(item.task).filter(|task| task.lease.is_none() && task.epoch == epoch).map(|_| (item.task, epoch))
+        }));
+    }
+    tasks::last_attempts(tx, project, &tokens).await
+}
+
+/// Reads who holds the unique keys the batch is about: those of new tasks, and those of tasks that may let go or take
+/// theirs back. The holders are read with them.
+pub(super) async fn read_unique_keys(
+    tx: &mut Tx,
+    project: &ProjectId,
+    pending: &[Pending],
+    replies: &[Option<Result<Reply>>],
+    set: &mut Workset,
+) -> StoreResult<UniqueKeys> {
+    let mut keys: HashSet<UniqueKey> = HashSet::new();
+    for (p, reply) in pending.iter().zip(replies) {
+        match &p.command {
+            _ if reply.is_some() => {}
+            Command::Submit { tasks, .. } => {
+                keys.extend(tasks.iter().filter_map(|task| unique_key_of(&task.new.spec)));
+            }
+            Command::Change(items) => {
+                let tasks = items.iter().filter_map(|item| set.get(item.task));
+                keys.extend(tasks.filter_map(|task| unique_key_of(&task.spec)));
+            }
+            Command::Lease { .. } | Command::Promote => {}
+        }
+    }
+    if keys.is_empty() {
+        return Ok(UniqueKeys::default());
+    }
+    let keys: Vec<UniqueKey> = keys.into_iter().collect();
+    let found = unique_keys::find(tx, project, &keys).await?;
+    let holders: Vec<TaskId> = found.values().map(|holding| holding.task).filter(|id| set.get(*id).is_none()).collect();
+    for loaded in tasks::load(tx, project, holders.into_iter()).await? {
+        set.insert(loaded.task, loaded.due);
+    }
+    Ok(UniqueKeys::new(found))
+}
+
+/// Puts the inputs into the leases that are granted: only now is it known which, and they may be large.
+pub(super) async fn read_inputs(
+    tx: &mut Tx,
+    project: &ProjectId,
+    replies: &mut [Option<Result<Reply>>],
+) -> StoreResult<()> {
+    let mut leased: Vec<&mut Arc<Task>> = Vec::new();
+    for reply in replies.iter_mut().flatten().flatten() {
+        if let Reply::Leased(answer) = reply {
+            leased.extend(answer.value.iter_mut());
+        }
+    }
+    let ids: Vec<TaskId> = leased.iter().map(|task| task.id).collect();
+    let mut inputs = tasks::inputs(tx, project, ids.into_iter()).await?;
+    for task in leased {
+        if let Some(input) = inputs.remove(&task.id) {
+            Arc::make_mut(task).input = Some(input);
+        }
+    }
+    Ok(())
+}
