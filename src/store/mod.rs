@@ -1,7 +1,7 @@
 //! The only code that knows SQL. It takes and returns domain values; rows stay inside.
 //!
 //! Reads go through sea-orm on a pool of their own. Writes are explicit transactions ([`Tx`]): the committer's batches and
-//! the rare named writes ([`Store::write`]). A transaction that is not finished (a panic, a dropped future) closes its
+//! the rare named writes (`app/named_write.rs`). A transaction that is not finished (a panic, a dropped future) closes its
 //! connection, so that no later user finds it inside somebody's BEGIN.
 //!
 //! On SQLite there is one writer: `BEGIN IMMEDIATE` on a pool of one. Everything written for PostgreSQL holds there too,
