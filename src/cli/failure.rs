@@ -84,7 +84,7 @@ fn describe_status(error: &anyhow::Error, status: &Status, painter: Painter) -> 
     let details = status.get_error_details();
     let code = true_code(status);
     let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
-    let mut names = code_name(code).to_owned();
+    let mut names = crate::client::code_name(code).to_owned();
     if !reason.is_empty() && reason != names {
         names = format!("{names}, {reason}");
     }
@@ -174,29 +174,6 @@ fn is_timeout(status: &Status) -> bool {
 fn code_number(code: Code) -> u8 {
     // Codes are 0 to 16.
     u8::try_from(code as i32).unwrap_or(Code::Unknown as u8)
-}
-
-/// The code as the gRPC documents spell it.
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 /// The reason of a refusal, or nothing.

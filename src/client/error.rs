@@ -226,7 +226,7 @@ fn code_of(status: &Status) -> Code {
 }
 
 /// The name of a code as the gRPC documentation spells it.
-fn code_name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -34,7 +34,7 @@ pub mod value;
 mod watch;
 
 pub use connection::{Client, ClientBuilder, DEFAULT_ENDPOINT, Transport};
-pub use error::{Error, FieldViolation, Refusal};
+pub use error::{Error, FieldViolation, Refusal, code_name};
 pub use metadata::CallMetadata;
 pub use new_task::NewTask;
 pub use retry::Backoff;
