@@ -13,6 +13,7 @@ use std::{
 use super::{
     App,
     committer::{Action, Answer, Command, IdempotencyKey, Item, Reply},
+    named_write::{Done, NamedWrite, Stop},
     task::wrong_reply,
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     ids::{ProjectId, TaskId, worker_name},
     live::{sessions::Signal, wakeups::Want},
     store::{
-        CommitError,
+        Tx,
         journal::{self, Entry},
         workers,
     },
@@ -230,20 +231,12 @@ impl App {
     pub async fn drain_worker(&self, caller: &Caller, project: &ProjectId, name: &str) -> Result<Worker> {
         // An OFFLINE worker has nothing to drain, but an unknown one is a mistake.
         self.get_worker(project, name).await?;
-        let (app, caller, project, name) = (self.clone(), caller.clone(), project.clone(), name.to_owned());
-        self.detached("drain-worker", async move {
-            let mut tx = app.store().begin().await?;
-            workers::drain(&mut tx, &project, &name).await?;
-            let resource = worker_name(&project, &name);
-            let entry = Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), None, &caller);
-            journal::append(&mut tx, &project, &[entry]).await?;
-            tx.commit().await.map_err(commit_error)?;
-            app.hub().journal_moved(&project);
-            app.0.presence.forget(&project, &name);
-            app.sessions().tell_all(&project, &name, &Signal::Drain);
-            app.get_worker(&project, &name).await
-        })
-        .await
+        let write = DrainWorker { caller: caller.clone(), project: project.clone(), name: name.to_owned() };
+        self.write(write).await?;
+        self.hub().journal_moved(project);
+        self.0.presence.forget(project, name);
+        self.sessions().tell_all(project, name, &Signal::Drain);
+        self.get_worker(project, name).await
     }
 
     /// Notes that a worker was seen, and answers whether it was told to drain.
@@ -252,16 +245,7 @@ impl App {
         if let Some(seen) = self.0.presence.fresh(&key) {
             return seen.draining;
         }
-        let (app, project, identity) = (self.clone(), project.clone(), identity.clone());
-        let draining = self
-            .detached("note-presence", async move {
-                let mut tx = app.store().begin().await?;
-                workers::seen(&mut tx, &project, std::slice::from_ref(&identity)).await?;
-                let draining = workers::is_draining(&mut tx, &project, &identity.worker, &identity.incarnation).await?;
-                tx.commit().await.map_err(commit_error)?;
-                Ok(draining)
-            })
-            .await;
+        let draining = self.write(SeeWorker { project: project.clone(), identity: identity.clone() }).await;
         self.0.presence.found(key, draining)
     }
 
@@ -271,18 +255,64 @@ impl App {
         if let Some(seen) = self.0.presence.fresh(&key) {
             return seen.draining;
         }
-        let (app, entry) = (self.clone(), key.clone());
-        let draining = self
-            .detached("touch-worker", async move {
-                let (project, worker, incarnation) = entry;
-                let mut tx = app.store().begin().await?;
-                workers::touch(&mut tx, &project, &[(worker.clone(), incarnation.clone())]).await?;
-                let draining = workers::is_draining(&mut tx, &project, &worker, &incarnation).await?;
-                tx.commit().await.map_err(commit_error)?;
-                Ok(draining)
-            })
-            .await;
+        let (project, worker, incarnation) = key.clone();
+        let draining = self.write(TouchWorker { project, worker, incarnation }).await;
         self.0.presence.found(key, draining)
+    }
+}
+
+/// Every live incarnation takes no more tasks.
+struct DrainWorker {
+    caller: Caller,
+    project: ProjectId,
+    name: String,
+}
+
+impl NamedWrite for DrainWorker {
+    const NAME: &'static str = "drain-worker";
+    type Answer = ();
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<()>, Stop> {
+        workers::drain(tx, &self.project, &self.name).await?;
+        let resource = worker_name(&self.project, &self.name);
+        let entry = Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), None, &self.caller);
+        journal::append(tx, &self.project, &[entry]).await?;
+        Ok(Done::Commit(()))
+    }
+}
+
+/// A worker asked for tasks. Answers whether its incarnation was told to drain.
+struct SeeWorker {
+    project: ProjectId,
+    identity: Identity,
+}
+
+impl NamedWrite for SeeWorker {
+    const NAME: &'static str = "see-worker";
+    type Answer = bool;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<bool>, Stop> {
+        let Identity { worker, incarnation, .. } = &self.identity;
+        workers::seen(tx, &self.project, std::slice::from_ref(&self.identity)).await?;
+        Ok(Done::Commit(workers::is_draining(tx, &self.project, worker, incarnation).await?))
+    }
+}
+
+/// An incarnation is still there. Answers whether it was told to drain.
+struct TouchWorker {
+    project: ProjectId,
+    worker: String,
+    incarnation: String,
+}
+
+impl NamedWrite for TouchWorker {
+    const NAME: &'static str = "touch-worker";
+    type Answer = bool;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<bool>, Stop> {
+        let alive = [(self.worker.clone(), self.incarnation.clone())];
+        workers::touch(tx, &self.project, &alive).await?;
+        Ok(Done::Commit(workers::is_draining(tx, &self.project, &self.worker, &self.incarnation).await?))
     }
 }
 
@@ -334,14 +364,4 @@ pub(super) fn holder_of(identity: &Identity) -> Holder {
 
 fn not_found(project: &ProjectId, name: &str) -> Error {
     Error::NotFound { kind: "worker", name: worker_name(project, name) }
-}
-
-pub(super) fn commit_error(error: CommitError) -> Error {
-    match error {
-        CommitError::RolledBack(cause) => cause.into(),
-        CommitError::Unknown(cause) => {
-            tracing::warn!(%cause, "the connection broke during a commit");
-            Error::CommitUnknown
-        }
-    }
 }
