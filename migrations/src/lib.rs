@@ -10,6 +10,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 pub use sea_orm_migration::MigratorTrait;
 
 mod m20261121_000001_core;
+mod m20261121_000002_statistics;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -17,7 +18,7 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261121_000001_core::Migration)]
+        vec![Box::new(m20261121_000001_core::Migration), Box::new(m20261121_000002_statistics::Migration)]
     }
 }
 

@@ -39,6 +39,14 @@ const SQLITE_ROW_BUFFER: usize = 2_048;
 /// Older releases have a race that can corrupt the write-ahead log.
 const SQLITE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
+/// Settings of PostgreSQL's planner.
+type Plans = &'static [(&'static str, &'static str)];
+/// Plans of writes are kept, and one made while a table was small must not read all of it later: they go by an index, and
+/// by one that names the rows. Pages of tables that are written are in memory, so none is dearer than another.
+const WRITER_PLANS: Plans = &[("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("random_page_cost", "1.1")];
+/// Lists are planned for their values: a rare state wants another plan than a common one.
+const READER_PLANS: Plans = &[("plan_cache_mode", "force_custom_plan")];
+
 /// Where the database is: `postgres://…`, `sqlite://FILE` or `sqlite:FILE`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
@@ -110,10 +118,9 @@ pub(super) enum Purpose {
 pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, "auto").await?;
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, WRITER_PLANS).await?;
             let reader = match purpose {
-                // Lists are planned for their values: a rare state wants another plan than a common one.
-                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, "force_custom_plan").await?,
+                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, READER_PLANS).await?,
                 Purpose::Migrate => writer.clone(),
             };
             Ok(Opened { reader, writer, lock: None })
@@ -132,24 +139,27 @@ async fn connect_postgres(
     address: &str,
     connections: u32,
     purpose: Purpose,
-    plans: &'static str,
+    plans: Plans,
 ) -> anyhow::Result<DatabaseConnection> {
     let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
     options.map_sqlx_postgres_opts(move |options| {
-        options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
-            // All our objects live in one schema.
-            ("search_path", "tasktower"),
-            // A replica that is paused inside a transaction must not stop its project for long.
-            ("idle_in_transaction_session_timeout", limit("2s")),
-            ("lock_timeout", limit("2s")),
-            ("statement_timeout", limit("4s")),
-            // An acknowledged commit survives a crash, whatever the server's default is.
-            ("synchronous_commit", "on"),
-            // Short statements with a few rows: compiling them costs more than it saves.
-            ("jit", "off"),
-            ("plan_cache_mode", plans),
-        ])
+        options
+            .application_name("tasktower")
+            .statement_cache_capacity(STATEMENT_CACHE)
+            .options([
+                // All our objects live in one schema.
+                ("search_path", "tasktower"),
+                // A replica that is paused inside a transaction must not stop its project for long.
+                ("idle_in_transaction_session_timeout", limit("2s")),
+                ("lock_timeout", limit("2s")),
+                ("statement_timeout", limit("4s")),
+                // An acknowledged commit survives a crash, whatever the server's default is.
+                ("synchronous_commit", "on"),
+                // Short statements with a few rows: compiling them costs more than it saves.
+                ("jit", "off"),
+            ])
+            .options(plans.iter().copied())
     });
     match Database::connect(options).await {
         Ok(pool) => Ok(pool),
@@ -183,6 +193,9 @@ async fn connect_sqlite(path: &Path, connections: u32) -> anyhow::Result<Databas
             .pragma("cache_size", SQLITE_CACHE)
             .pragma("temp_store", "memory")
             .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
+            // Every join of ours has its index. Without this the planner, which takes a project for ten rows, would read
+            // all tasks of it and look each up in an index made of the rows of the statement.
+            .pragma("automatic_index", "off")
             .row_buffer_size(SQLITE_ROW_BUFFER)
     });
     Database::connect(options).await.with_context(|| format!("open {}", path.display()))

@@ -45,6 +45,16 @@ use crate::domain::task::Micros;
 
 /// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
+/// From so many rows on, the statements of a transaction are planned for what they carry, which then costs little for each
+/// row; below, PostgreSQL's kept plans do.
+const PLANNED_ROWS: usize = 64;
+
+/// PostgreSQL's time in microseconds.
+macro_rules! now {
+    () => {
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    };
+}
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -100,9 +110,7 @@ impl Store {
         if self.backend() == DatabaseBackend::Sqlite {
             return Ok(connect::process_time() + shift);
         }
-        let rows = self
-            .fetch(Sql::new("-- store::now\nSELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
-            .await?;
+        let rows = self.fetch(Sql::new(concat!("-- store::now\n", now!()))).await?;
         let row = rows.first().ok_or_else(|| StoreError::Bug(anyhow::anyhow!("no time")))?;
         Ok(Reader::new(row).get::<i64>()? + shift)
     }
@@ -114,6 +122,11 @@ impl Store {
 
     /// Begins a write transaction and reads the database's time, once for all that is decided in it.
     pub async fn begin(&self) -> StoreResult<Tx> {
+        self.begin_batch(1).await
+    }
+
+    /// Begins a write transaction whose statements carry up to so many rows.
+    pub async fn begin_batch(&self, rows: usize) -> StoreResult<Tx> {
         limited(async {
             let shift = self.0.clock_shift.load(Ordering::Relaxed);
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
@@ -127,9 +140,13 @@ impl Store {
             let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
             let mut tx = Tx { connection: Some(TxConnection::Postgres(connection)), now: 0 };
             if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
-                // One round trip for both.
-                let begin = sqlx::raw_sql("BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
-                let row = begin.fetch_one(&mut **connection).await?;
+                // One round trip for all of it.
+                let begin = if rows < PLANNED_ROWS {
+                    concat!("BEGIN; ", now!())
+                } else {
+                    concat!("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; ", now!())
+                };
+                let row = sqlx::raw_sql(begin).fetch_one(&mut **connection).await?;
                 tx.now = Reader::new(&QueryResult::from(row)).get::<i64>()? + shift;
             }
             Ok(tx)

@@ -5,6 +5,11 @@
 //! chunks of a few fixed sizes, which keeps the number of texts as small (JSON arrays were measured four times slower).
 //! Scalars are `$1`, `$2` … on both.
 //!
+//! `id {in_x}` is true for the ids of the rows: `= ANY(array)` on PostgreSQL, a subquery on SQLite. `{and t.id in_x}` is
+//! the same for PostgreSQL only, and stands where a join says so already: PostgreSQL keeps plans, and one made while a
+//! table was small would go on reading all of it when it no longer is. With it, whichever plan is kept walks over the
+//! named rows only.
+//!
 //! sea-orm binds arrays only without nulls, so these statements go to the driver below it; rows come back as sea-orm's
 //! [`QueryResult`], decoded alike everywhere.
 
@@ -93,6 +98,12 @@ impl Rows {
         self.names.push(name);
         self.columns.push(column);
         self
+    }
+
+    /// The array of the column `id`.
+    fn postgres_ids(&self, first_parameter: usize) -> String {
+        let place = self.names.iter().position(|name| *name == "id").unwrap_or(0);
+        format!("= ANY(${}::uuid[])", first_parameter + place)
     }
 
     fn postgres_source(&self, first_parameter: usize) -> String {
@@ -225,11 +236,12 @@ impl Sql {
         if rows.len == 0 {
             return Ok(None);
         }
-        let source = rows.postgres_source(count + 1);
+        let text = self.text.replacen("{x}", &rows.postgres_source(count + 1), 1);
+        let text = narrowed(&text, &rows.postgres_ids(count + 1), true);
         for column in rows.columns {
             bind_column_postgres(&mut arguments, column)?;
         }
-        Ok(Some((self.text.replacen("{x}", &source, 1), arguments)))
+        Ok(Some((text, arguments)))
     }
 
     fn bind_scalars_sqlite(&self, arguments: &mut SqliteArguments) -> StoreResult<()> {
@@ -280,8 +292,24 @@ impl<'a> Chunks<'a> {
         // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
         let text = renumbered(self.statement.text, chunk * rows.columns.len());
         self.start = Some(start + chunk);
-        Ok(Some((text.replacen("{x}", &rows.sqlite_source(chunk), 1), arguments)))
+        let text = text.replacen("{x}", &rows.sqlite_source(chunk), 1);
+        Ok(Some((narrowed(&text, "IN (SELECT x.id FROM x)", false), arguments)))
     }
+}
+
+/// The statement with `ids`, a comparison with the ids of the rows, in the places for it; those of `{and … in_x}` too, or
+/// these left out.
+fn narrowed(text: &str, ids: &str, also: bool) -> String {
+    let mut parts = text.split("{and ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (column, rest) = part.split_once(" in_x}").unwrap_or(("", part));
+        if also {
+            let _ = write!(out, "AND {column} {ids}");
+        }
+        out.push_str(rest);
+    }
+    out.replace("{in_x}", ids)
 }
 
 /// The statement with `offset` added to the number of each `$n`.
@@ -360,11 +388,23 @@ impl<'a> Reader<'a> {
         self.next += 1;
         Ok(value)
     }
+
+    /// Passes over columns.
+    pub(super) fn skip(&mut self, columns: usize) {
+        self.next += columns;
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::renumbered;
+    use super::{narrowed, renumbered};
+
+    #[test]
+    fn ids_are_compared_where_the_statement_says() {
+        let text = "DELETE FROM t USING x WHERE a {in_x} AND t.id = x.id {and t.id in_x}";
+        assert_eq!(narrowed(text, "= $1", true), "DELETE FROM t USING x WHERE a = $1 AND t.id = x.id AND t.id = $1");
+        assert_eq!(narrowed(text, "= $1", false), "DELETE FROM t USING x WHERE a = $1 AND t.id = x.id ");
+    }
 
     #[test]
     fn scalars_are_numbered_after_the_cells() {

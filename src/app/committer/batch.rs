@@ -148,7 +148,7 @@ impl Batcher {
     }
 
     async fn transaction(&self, project: &ProjectId, pending: &[Pending]) -> Result<Done, Failed> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_batch(pending.iter().map(|p| p.command.tasks()).sum()).await?;
         let outcome = self.decide_and_write(&mut tx, project, pending).await;
         let (done, dirty) = match outcome {
             Ok(outcome) => outcome,
@@ -231,7 +231,7 @@ impl Batcher {
             });
         }
 
-        read::read_inputs(tx, project, &mut replies).await?;
+        read::read_inputs(tx, project, &mut replies, &claims).await?;
         let nets = set.nets();
         tasks::write(tx, project, &nets).await?;
         unique_keys::release(tx, project, &unique.released()).await?;

@@ -22,7 +22,7 @@ use crate::{
     live::wakeups::Want,
     store::{
         StoreResult, Tx, queues,
-        tasks::{self, Lane},
+        tasks::{self, Lane, Live},
     },
 };
 
@@ -43,6 +43,7 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Claims {
     found: Vec<(Want, VecDeque<Claim>)>,
+    without_input: HashSet<TaskId>,
     pub(super) settings: HashMap<String, QueueSettings>,
     /// How many more leases each limited queue allows.
     pub(super) allowed: HashMap<String, i64>,
@@ -89,21 +90,29 @@ impl Claims {
             // What an equal part of another want found is locked by ourselves and comes again: ask for more, drop those.
             let limit = (limit + claimed.len()).min(BATCH_TASKS);
             let lanes = self.lanes(want, limit);
-            let mut found = tasks::claim(tx, project, &lanes, limit).await?;
-            found.retain(|id| claimed.insert(*id));
-            let fresh: Vec<TaskId> = found.iter().copied().filter(|id| set.get(*id).is_none()).collect();
+            let found = tasks::claim(tx, project, &lanes, limit).await?;
+            let order: Vec<TaskId> = found.iter().map(|(id, _)| *id).filter(|id| claimed.insert(*id)).collect();
+            let fresh: HashMap<TaskId, Live> = found.into_iter().filter(|(id, _)| set.get(*id).is_none()).collect();
             let mut sizes: HashMap<TaskId, usize> = HashMap::new();
-            for loaded in tasks::load(tx, project, fresh.into_iter()).await? {
-                sizes.insert(loaded.task.id, loaded.input_bytes);
-                set.insert(loaded.task, loaded.due);
+            for claimed in tasks::load_claimed(tx, project, fresh).await? {
+                if claimed.input_bytes > 0 && claimed.task.input.is_none() {
+                    self.without_input.insert(claimed.task.id);
+                }
+                sizes.insert(claimed.task.id, claimed.input_bytes);
+                set.insert(claimed.task, true);
             }
             let claim = |id: TaskId| {
                 let queue = set.get(id)?.spec.queue.clone();
                 Some(Claim { task: id, queue, input_bytes: sizes.get(&id).copied().unwrap_or(0) })
             };
-            self.found.push((want.clone(), found.into_iter().filter_map(claim).collect()));
+            self.found.push((want.clone(), order.into_iter().filter_map(claim).collect()));
         }
         Ok(())
+    }
+
+    /// Whether a claimed task has an input that was not read with it.
+    pub(super) fn lacks_input(&self, id: TaskId) -> bool {
+        self.without_input.contains(&id)
     }
 
     pub(super) async fn promote(&mut self, tx: &mut Tx, project: &ProjectId, now: bool) -> StoreResult<()> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    claims::Claims,
     command::{Command, Pending, Reply},
     decide::{UniqueKeys, unique_key_of},
     workset::Workset,
@@ -52,14 +53,17 @@ pub(super) async fn read_tasks(
         return Ok(HashMap::new());
     }
     let held = tasks::lock(tx, project, &ids, &deep).await?;
-    for loaded in tasks::load(tx, project, ids.iter().copied()).await? {
+    let mut elsewhere: HashSet<TaskId> = HashSet::new();
+    for loaded in tasks::load(tx, project, &ids, &deep, held).await? {
+        if !loaded.held {
+            elsewhere.insert(loaded.task.id);
+        }
         set.insert(loaded.task, loaded.due);
     }
-    let is_busy = |id: TaskId| set.get(id).is_some_and(|task| !held.holds(task, deep.contains(&id)));
     let mut tokens: Vec<(TaskId, i64)> = Vec::new();
     for (p, busy) in pending.iter().zip(busy) {
         let Command::Change(items) = &p.command else { continue };
-        *busy = items.iter().any(|item| is_busy(item.task));
+        *busy = items.iter().any(|item| elsewhere.contains(&item.task));
         tokens.extend(items.iter().filter_map(|item| {
             let epoch = item.action.repeated_epoch()?;
             set.get(item.task).filter(|task| task.lease.is_none() && task.epoch == epoch).map(|_| (item.task, epoch))
@@ -97,22 +101,25 @@ pub(super) async fn read_unique_keys(
     let keys: Vec<UniqueKey> = keys.into_iter().collect();
     let found = unique_keys::find(tx, project, &keys).await?;
     let holders: Vec<TaskId> = found.values().map(|holding| holding.task).filter(|id| set.get(*id).is_none()).collect();
-    for loaded in tasks::load(tx, project, holders.into_iter()).await? {
+    for loaded in tasks::peek(tx, project, holders.into_iter()).await? {
         set.insert(loaded.task, loaded.due);
     }
     Ok(UniqueKeys::new(found))
 }
 
-/// Puts the inputs into the leases that are granted: only now is it known which, and they may be large.
+/// Puts the inputs that are still missing into the leases that are granted: only now is it known which, and they are
+/// large.
 pub(super) async fn read_inputs(
     tx: &mut Tx,
     project: &ProjectId,
     replies: &mut [Option<Result<Reply>>],
+    claims: &Claims,
 ) -> StoreResult<()> {
     let mut leased: Vec<&mut Arc<Task>> = Vec::new();
     for reply in replies.iter_mut().flatten().flatten() {
         if let Reply::Leased(answer) = reply {
-            leased.extend(answer.value.iter_mut());
+            let replayed = answer.replayed;
+            leased.extend(answer.value.iter_mut().filter(|task| replayed || claims.lacks_input(task.id)));
         }
     }
     let ids: Vec<TaskId> = leased.iter().map(|task| task.id).collect();

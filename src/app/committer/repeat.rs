@@ -75,7 +75,7 @@ pub(super) async fn replayed(
     }
     let tokens: Vec<(uuid::Uuid, i64)> = serde_json::from_slice(response).map_err(damaged)?;
     let mut value = Vec::new();
-    for loaded in tasks::load(tx, project, tokens.iter().map(|(id, _)| TaskId(*id))).await? {
+    for loaded in tasks::peek(tx, project, tokens.iter().map(|(id, _)| TaskId(*id))).await? {
         let task = loaded.task;
         if task.lease.is_some() && tokens.contains(&(task.id.0, task.epoch)) {
             value.push(Arc::new(task));

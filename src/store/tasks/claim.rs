@@ -1,9 +1,12 @@
 //! What is due: which waiting tasks to lease next, and which tasks ran out of time.
 
-use super::super::{
-    Store, Tx,
-    error::StoreResult,
-    sql::{Reader, Rows, Sql},
+use super::{
+    super::{
+        Store, Tx,
+        error::StoreResult,
+        sql::{Reader, Rows, Sql},
+    },
+    decode::{self, Live, ready_columns},
 };
 use crate::{
     domain::task::Micros,
@@ -48,52 +51,60 @@ pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(Strin
         .collect()
 }
 
+/// A claimed task: where it stands in the order of its lanes, and its `ready` row.
+type Pick = ((i32, Micros, TaskId), Option<Live>);
+
 /// The next `limit` due tasks of some lanes, locked: highest priority first, then longest due. Each lane is read from its
 /// own stretch of the index, so a type nobody asks for blocks nothing. More than a lane's limit may come back.
 ///
 /// Several lanes are first looked at without locks, and only what is wanted is locked. When another claimer was faster
 /// with some of it, every lane is locked as far as it may be needed: slower, but nothing that is free is passed over.
-pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
-    if !tx.is_postgres() {
-        return pick(tx, project, lanes, limit, SQLITE_CLAIM).await;
-    }
-    if lanes.len() > 1 {
-        let picked = pick(tx, project, lanes, limit, LOOK).await?;
-        let locked = lock_due(tx, project, &picked).await?;
-        if locked == picked.len() {
-            return Ok(picked);
-        }
-    }
-    pick(tx, project, lanes, limit, CLAIM).await
+pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<(TaskId, Live)>> {
+    let picks = if !tx.is_postgres() {
+        pick(tx, project, lanes, limit, SQLITE_CLAIM).await?
+    } else if lanes.len() == 1 {
+        pick(tx, project, lanes, limit, CLAIM).await?
+    } else {
+        let seen = pick(tx, project, lanes, limit, LOOK).await?;
+        let locked = lock_due(tx, project, &seen).await?;
+        if locked.len() == seen.len() { locked } else { pick(tx, project, lanes, limit, CLAIM).await? }
+    };
+    Ok(picks.into_iter().filter_map(|((_, _, id), live)| Some((id, live?))).collect())
 }
 
 macro_rules! postgres_claim {
-    ($name:literal, $lock:literal) => {
+    ($name:literal, $columns:expr, $lock:literal) => {
         concat!(
             "-- tasks::",
             $name,
             "
-             WITH {x} SELECT c.id, c.rank, c.run_time FROM x CROSS JOIN LATERAL (
-                SELECT r.id, r.rank, r.run_time FROM ready r
+             WITH {x} SELECT r.rank, r.run_time, r.id",
+            $columns,
+            " FROM x CROSS JOIN LATERAL (
+                SELECT r.* FROM ready r
                 WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
                 ORDER BY r.rank, r.run_time, r.id LIMIT x.most ",
             $lock,
-            ") c ORDER BY c.rank, c.run_time, c.id LIMIT $2"
+            ") r ORDER BY r.rank, r.run_time, r.id LIMIT $2"
         )
     };
 }
 
 /// PostgreSQL skips what another transaction is claiming.
-const CLAIM: &str = postgres_claim!("claim", "FOR UPDATE SKIP LOCKED");
-const LOOK: &str = postgres_claim!("look", "");
+const CLAIM: &str = postgres_claim!("claim", concat!(", ", ready_columns!()), "FOR UPDATE SKIP LOCKED");
+const LOOK: &str = postgres_claim!("look", ", NULL::integer", "");
 /// SQLite has no other claimer. It cannot limit each lane by its own number, and answers each chunk of lanes in its own
 /// order: the caller counts what it takes from a queue.
-const SQLITE_CLAIM: &str = "-- tasks::claim
-    WITH {x} SELECT r.id, r.rank, r.run_time FROM x JOIN ready r ON r.project = $1 AND r.id IN (
+const SQLITE_CLAIM: &str = concat!(
+    "-- tasks::claim
+    WITH {x} SELECT r.rank, r.run_time, r.id, ",
+    ready_columns!(),
+    " FROM x JOIN ready r ON r.project = $1 AND r.id IN (
         SELECT c.id FROM ready c
         WHERE c.project = $1 AND c.queue = x.queue AND c.type = x.type AND c.due
         ORDER BY c.rank, c.run_time, c.id LIMIT $2
-    )";
+    )"
+);
 
 async fn pick(
     tx: &mut Tx,
@@ -101,7 +112,7 @@ async fn pick(
     lanes: &[Lane],
     limit: usize,
     text: &'static str,
-) -> StoreResult<Vec<TaskId>> {
+) -> StoreResult<Vec<Pick>> {
     let mut rows = Rows::new(lanes.len())
         .text("queue", lanes.iter().map(|lane| lane.queue.as_str()))
         .text("type", lanes.iter().map(|lane| lane.task_type.as_str()));
@@ -109,24 +120,31 @@ async fn pick(
         rows = rows.int("most", lanes.iter().map(|lane| i64::try_from(lane.limit).unwrap_or(i64::MAX)));
     }
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut found: Vec<(i32, Micros, TaskId)> = Vec::new();
-    for row in &tx.fetch(Sql::new(text).text(project.as_str()).int(limit).rows(rows)).await? {
-        let mut r = Reader::new(row);
-        let id = TaskId(r.get()?);
-        found.push((r.get()?, r.get()?, id));
-    }
-    found.sort_unstable();
-    Ok(found.into_iter().map(|(_, _, id)| id).collect())
+    picks(tx, Sql::new(text).text(project.as_str()).int(limit).rows(rows)).await
 }
 
-/// Locks those of some tasks that are still due and free, and returns how many.
-async fn lock_due(tx: &mut Tx, project: &ProjectId, tasks: &[TaskId]) -> StoreResult<usize> {
-    let statement = Sql::new(
+/// Locks those of some tasks that are still due and free.
+async fn lock_due(tx: &mut Tx, project: &ProjectId, seen: &[Pick]) -> StoreResult<Vec<Pick>> {
+    let statement = Sql::new(concat!(
         "-- tasks::lock_due
-         WITH {x} SELECT 1 FROM ready r
-         WHERE r.project = $1 AND r.id IN (SELECT x.id FROM x) AND r.due FOR UPDATE SKIP LOCKED",
-    );
-    Ok(tx.fetch(statement.text(project.as_str()).rows(Rows::ids(tasks.iter().map(|id| id.0)))).await?.len())
+         WITH {x} SELECT r.rank, r.run_time, r.id, ",
+        ready_columns!(),
+        " FROM ready r WHERE r.project = $1 AND r.id {in_x} AND r.due FOR UPDATE SKIP LOCKED"
+    ));
+    let ids = Rows::ids(seen.iter().map(|((_, _, id), _)| id.0));
+    picks(tx, statement.text(project.as_str()).rows(ids)).await
+}
+
+async fn picks(tx: &mut Tx, statement: Sql) -> StoreResult<Vec<Pick>> {
+    let rows = tx.fetch(statement).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut r = Reader::new(row);
+        let place = (r.get()?, r.get()?, TaskId(r.get()?));
+        found.push((place, decode::live(&mut r)?));
+    }
+    found.sort_unstable_by_key(|(place, _)| *place);
+    Ok(found)
 }
 
 /// Which of some queues and types have due tasks, with how many, counted up to `limit`.

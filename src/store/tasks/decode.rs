@@ -11,24 +11,50 @@ use super::super::{
 };
 use crate::{
     domain::{
-        task::{Attempt, AttemptOutcome, Lease, Payload, Progress, RetrySettings, Spec, Task, TaskError},
+        task::{Attempt, AttemptOutcome, Lease, Micros, Payload, Progress, RetrySettings, Spec, Task, TaskError},
         task_state::TaskState,
     },
     ids::{ProjectId, TaskId},
 };
 
-/// Of `task t LEFT JOIN ready r LEFT JOIN lease l`: the live row wins over the wide one.
-macro_rules! task_columns {
+/// Of `task t`. While the task is open, what changes with its life is in its narrow row.
+macro_rules! wide_columns {
     () => {
         "t.id, t.type, t.queue, t.priority, t.timeout, t.expire_time, t.max_attempts, t.initial_backoff, t.max_backoff, \
-         t.unique_key, t.unique_ttl, t.labels, t.owner, t.create_time, \
-         CASE WHEN l.id IS NOT NULL THEN 2 WHEN r.id IS NOT NULL THEN r.state ELSE t.state END, \
-         COALESCE(r.run_time, l.run_time, t.run_time), COALESCE(l.version, r.version, t.version), \
-         COALESCE(l.epoch, r.epoch, t.epoch), COALESCE(l.attempt_count, r.attempt_count, t.attempt_count), \
-         COALESCE(l.crash_count, r.crash_count, t.crash_count), COALESCE(l.update_time, r.update_time, t.update_time), \
-         t.finish_time, t.error_type, t.error_message, t.error_details, t.cancel_reason, r.due, \
-         l.worker, l.incarnation, l.waiting_state, l.start_time, l.expire_time, l.deadline_time, l.lease_duration, \
-         l.cancel_time, l.cancel_reason, l.progress_percent, l.progress_message, l.progress_time, l.progress_pending"
+         t.unique_key, t.unique_ttl, t.labels, t.owner, t.create_time, t.state, t.run_time, t.version, t.epoch, \
+         t.attempt_count, t.crash_count, t.update_time, t.finish_time, t.error_type, t.error_message, t.error_details, \
+         t.cancel_reason"
+    };
+}
+
+/// Of `ready r`: where an open task is. In the order of [`lease_columns`].
+macro_rules! ready_columns {
+    () => {
+        "CAST(r.state AS integer), r.run_time, r.version, r.epoch, r.attempt_count, r.crash_count, r.update_time, r.due, NULL, NULL, NULL, \
+         NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+    };
+}
+
+/// Of `lease l`: where an open task is.
+macro_rules! lease_columns {
+    () => {
+        "2, l.run_time, l.version, l.epoch, l.attempt_count, l.crash_count, l.update_time, false, l.worker, \
+         l.incarnation, l.waiting_state, l.start_time, l.expire_time, l.deadline_time, l.lease_duration, l.cancel_time, \
+         l.cancel_reason, l.progress_percent, l.progress_message, l.progress_time, l.progress_pending"
+    };
+}
+
+/// Of `task t LEFT JOIN ready r LEFT JOIN lease l`: the wide row, then the narrow one if there is one.
+macro_rules! task_columns {
+    () => {
+        concat!(
+            $crate::store::tasks::decode::wide_columns!(),
+            ", CASE WHEN l.id IS NOT NULL THEN 2 ELSE r.state END, COALESCE(l.run_time, r.run_time), \
+             COALESCE(l.version, r.version), COALESCE(l.epoch, r.epoch), COALESCE(l.attempt_count, r.attempt_count), \
+             COALESCE(l.crash_count, r.crash_count), COALESCE(l.update_time, r.update_time), COALESCE(r.due, false), \
+             l.worker, l.incarnation, l.waiting_state, l.start_time, l.expire_time, l.deadline_time, l.lease_duration, \
+             l.cancel_time, l.cancel_reason, l.progress_percent, l.progress_message, l.progress_time, l.progress_pending"
+        )
     };
 }
 
@@ -39,18 +65,70 @@ macro_rules! payload_columns {
     };
 }
 
-/// The joins that [`task_columns`] reads from, after `FROM task t`.
-macro_rules! task_joins {
+/// The rows that [`task_columns`] reads from: those the statement names with `{x}`.
+macro_rules! named_tasks {
     () => {
-        "LEFT JOIN ready r ON r.project = t.project AND r.id = t.id LEFT JOIN lease l ON l.project = t.project AND l.id = t.id"
+        "task t LEFT JOIN ready r ON r.project = t.project AND r.id = t.id {and r.id in_x} \
+         LEFT JOIN lease l ON l.project = t.project AND l.id = t.id {and l.id in_x} WHERE t.project = $1 AND t.id {in_x}"
     };
 }
 
 /// How many columns they name.
-pub(super) const COLUMNS: usize = 40;
+pub(super) const COLUMNS: usize = 47;
 pub(super) const PAYLOAD_COLUMNS: usize = 4;
+/// Columns of a narrow row.
+const LIVE_COLUMNS: usize = 21;
 
-pub(in crate::store) use {payload_columns, task_columns, task_joins};
+pub(in crate::store) use {lease_columns, named_tasks, payload_columns, ready_columns, task_columns, wide_columns};
+
+/// Where an open task is, as its narrow row says.
+#[derive(Debug)]
+pub struct Live {
+    state: TaskState,
+    run_time: Micros,
+    version: i64,
+    epoch: i64,
+    attempt_count: i32,
+    crash_count: i32,
+    update_time: Micros,
+    lease: Option<Lease>,
+    /// Whether it is marked due.
+    pub(super) due: bool,
+}
+
+impl Live {
+    /// Completes a task that was read from its wide row.
+    pub(super) fn put(self, task: &mut Task) {
+        task.state = self.state;
+        task.run_time = self.run_time;
+        task.version = self.version;
+        task.epoch = self.epoch;
+        task.attempt_count = self.attempt_count;
+        task.crash_count = self.crash_count;
+        task.update_time = self.update_time;
+        task.lease = self.lease;
+    }
+}
+
+/// Reads [`ready_columns`] or [`lease_columns`]. None if the first is null: there is no narrow row.
+pub(super) fn live(r: &mut Reader<'_>) -> StoreResult<Option<Live>> {
+    let state: Option<i32> = r.get()?;
+    let Some(state) = state else {
+        r.skip(LIVE_COLUMNS - 1);
+        return Ok(None);
+    };
+    Ok(Some(Live {
+        state: self::state(i16::try_from(state).map_err(|cause| StoreError::Bug(cause.into()))?)?,
+        run_time: r.get()?,
+        version: r.get()?,
+        epoch: r.get()?,
+        attempt_count: r.get()?,
+        crash_count: r.get()?,
+        update_time: r.get()?,
+        due: r.get()?,
+        lease: lease(r)?,
+    }))
+}
 
 /// A task and whether its `ready` row is marked due.
 pub(super) struct Decoded {
@@ -61,6 +139,21 @@ pub(super) struct Decoded {
 /// Reads [`task_columns`], and with `full` also [`payload_columns`].
 pub(super) fn task(project: &ProjectId, row: &QueryResult, full: bool) -> StoreResult<Decoded> {
     let mut r = Reader::new(row);
+    let mut task = wide(project, &mut r)?;
+    let mut due = false;
+    if let Some(live) = live(&mut r)? {
+        due = live.due;
+        live.put(&mut task);
+    }
+    if full {
+        task.input = payload(&mut r)?;
+        task.result = payload(&mut r)?;
+    }
+    Ok(Decoded { task, due })
+}
+
+/// Reads [`wide_columns`]. While the task is open, what its narrow row says is missing.
+pub(super) fn wide(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Task> {
     let id = TaskId(r.get()?);
     let spec = Spec {
         task_type: r.get()?,
@@ -75,35 +168,24 @@ pub(super) fn task(project: &ProjectId, row: &QueryResult, full: bool) -> StoreR
         owner: r.get()?,
         create_time: r.get()?,
     };
-    let state = state(number(&mut r)?)?;
-    let run_time = r.get()?;
-    let (version, epoch) = (r.get()?, r.get()?);
-    let (attempt_count, crash_count) = (r.get()?, r.get()?);
-    let (update_time, finish_time) = (r.get()?, r.get()?);
-    let error = error(&mut r)?;
-    let cancel_reason = r.get()?;
-    let due: Option<bool> = r.get()?;
-    let lease = lease(&mut r)?;
-    let (input, result) = if full { (payload(&mut r)?, payload(&mut r)?) } else { (None, None) };
-    let task = Task {
+    Ok(Task {
         project: project.clone(),
         id,
         spec: Arc::new(spec),
-        input,
-        run_time,
-        state,
-        version,
-        epoch,
-        attempt_count,
-        crash_count,
-        lease,
-        error,
-        result,
-        cancel_reason,
-        update_time,
-        finish_time,
-    };
-    Ok(Decoded { task, due: due.unwrap_or(false) })
+        input: None,
+        state: state(r.get()?)?,
+        run_time: r.get()?,
+        version: r.get()?,
+        epoch: r.get()?,
+        attempt_count: r.get()?,
+        crash_count: r.get()?,
+        update_time: r.get()?,
+        finish_time: r.get()?,
+        error: error(r)?,
+        cancel_reason: r.get()?,
+        lease: None,
+        result: None,
+    })
 }
 
 fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
@@ -185,12 +267,6 @@ fn labels(text: Option<String>) -> StoreResult<BTreeMap<String, String>> {
         None => Ok(BTreeMap::new()),
         Some(text) => serde_json::from_str(&text).map_err(|cause| StoreError::Bug(cause.into())),
     }
-}
-
-/// The CASE over smallint columns and literals is an integer on PostgreSQL and anything on SQLite.
-fn number(r: &mut Reader<'_>) -> StoreResult<i16> {
-    let wide: i32 = r.get()?;
-    i16::try_from(wide).map_err(|cause| StoreError::Bug(cause.into()))
 }
 
 fn state(number: i16) -> StoreResult<TaskState> {

@@ -12,7 +12,7 @@ use super::{
         filter,
         sql::{Reader, Rows, Sql},
     },
-    decode::{self, COLUMNS, PAYLOAD_COLUMNS, attempt_columns, payload_columns, task_columns, task_joins},
+    decode::{self, COLUMNS, PAYLOAD_COLUMNS, attempt_columns, named_tasks, payload_columns, task_columns},
 };
 use crate::{
     domain::{
@@ -29,20 +29,9 @@ pub const COUNT_LIMIT: i64 = 1_000_000;
 
 /// Tasks by id; those that do not exist are left out.
 pub async fn get(store: &Store, project: &ProjectId, ids: &[TaskId], full: bool) -> StoreResult<Vec<Task>> {
-    let basic = concat!(
-        "-- tasks::get\nWITH {x} SELECT ",
-        task_columns!(),
-        " FROM x JOIN task t ON t.project = $1 AND t.id = x.id ",
-        task_joins!()
-    );
-    let everything = concat!(
-        "-- tasks::get\nWITH {x} SELECT ",
-        task_columns!(),
-        ", ",
-        payload_columns!(),
-        " FROM x JOIN task t ON t.project = $1 AND t.id = x.id ",
-        task_joins!()
-    );
+    let basic = concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), " FROM ", named_tasks!());
+    let everything =
+        concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), ", ", payload_columns!(), " FROM ", named_tasks!());
     let statement = Sql::new(if full { everything } else { basic });
     let rows = store.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.iter().map(|id| id.0)))).await?;
     rows.iter().map(|row| decode::task(project, row, full).map(|decoded| decoded.task)).collect()

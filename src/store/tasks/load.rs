@@ -8,12 +8,16 @@ use super::{
         error::StoreResult,
         sql::{Reader, Rows, Sql},
     },
-    decode::{self, COLUMNS, PAYLOAD_COLUMNS, attempt_columns, task_columns, task_joins},
+    decode::{self, Live, attempt_columns, lease_columns, named_tasks, ready_columns, task_columns, wide_columns},
 };
 use crate::{
     domain::task::{Attempt, Payload, Task},
     ids::{ProjectId, TaskId},
 };
+
+/// Inputs up to this many bytes come with the tasks that are claimed; larger ones are read when it is known that they are
+/// granted.
+const SMALL_INPUT: i64 = 8 * 1024;
 
 /// A task as it was read.
 #[derive(Debug)]
@@ -22,6 +26,15 @@ pub struct Loaded {
     pub task: Task,
     /// Whether its `ready` row is marked due.
     pub due: bool,
+    /// Whether what changes with it is ours, so that it may be decided on.
+    pub held: bool,
+}
+
+/// A task that may be leased.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The task, with its input if that is small.
+    pub task: Task,
     /// How large its input is, in bytes.
     pub input_bytes: usize,
 }
@@ -29,85 +42,147 @@ pub struct Loaded {
 /// The rows a batch holds.
 #[derive(Debug, Default)]
 pub struct Held {
-    /// Tasks whose `ready` or `lease` row is ours.
-    live: HashSet<TaskId>,
+    /// The `ready` and `lease` rows that are ours.
+    live: HashMap<TaskId, Live>,
     /// Tasks whose wide row is ours.
     wide: HashSet<TaskId>,
-    /// On SQLite there is one writer, and everything is ours.
-    all: bool,
 }
 
-impl Held {
-    /// Whether a task may be decided on: what changes with it is ours. A task that is read as live must be held live,
-    /// whatever else of it is ours, because its live row is what says where it is.
-    pub fn holds(&self, task: &Task, deep: bool) -> bool {
-        if self.all {
-            return true;
-        }
-        if task.state.is_final() { !deep || self.wide.contains(&task.id) } else { self.live.contains(&task.id) }
-    }
-}
-
-/// Locks the live rows of tasks, and the wide rows of those in `deep` (changes of final tasks). Never waits: what another
-/// transaction holds is left out, the caller comes back to it later.
+/// Locks and reads the narrow rows of tasks, and locks the wide rows of those in `deep` (changes of final tasks). Never
+/// waits: what another transaction holds is left out, the caller comes back to it later. On SQLite there is one writer,
+/// and everything is ours.
 ///
-/// Reading follows in a second statement, so that it sees what the holders before us committed.
+/// The wide rows are read in a second statement ([`load`]), so that it sees what the holders before us committed.
 pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashSet<TaskId>) -> StoreResult<Held> {
-    if !tx.is_postgres() {
-        return Ok(Held { all: true, ..Held::default() });
-    }
-    let statement = Sql::new(
+    let postgres = concat!(
         "-- tasks::lock
          WITH {x},
-         l AS (SELECT id FROM lease WHERE project = $1 AND id IN (SELECT x.id FROM x) FOR UPDATE SKIP LOCKED),
-         r AS (SELECT id FROM ready WHERE project = $1 AND id IN (SELECT x.id FROM x) FOR UPDATE SKIP LOCKED),
-         t AS (SELECT id FROM task WHERE project = $1 AND id IN (SELECT x.id FROM x WHERE x.deep) FOR UPDATE SKIP LOCKED)
-         SELECT id, true FROM l UNION ALL SELECT id, true FROM r UNION ALL SELECT id, false FROM t",
-    )
-    .text(project.as_str())
-    .rows(
-        Rows::new(ids.len())
-            .id("id", ids.iter().map(|id| id.0))
-            .flag("deep", ids.iter().map(|id| deep.contains(id))),
+         l AS (SELECT * FROM lease WHERE project = $1 AND id {in_x} FOR UPDATE SKIP LOCKED),
+         r AS (SELECT * FROM ready WHERE project = $1 AND id {in_x} FOR UPDATE SKIP LOCKED),
+         t AS (SELECT id FROM task WHERE project = $1 AND id {in_x} AND id IN (SELECT x.id FROM x WHERE x.deep)
+            FOR UPDATE SKIP LOCKED)
+         SELECT l.id, ",
+        lease_columns!(),
+        " FROM l UNION ALL SELECT r.id, ",
+        ready_columns!(),
+        " FROM r UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+         NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM t"
     );
+    let sqlite = concat!(
+        "-- tasks::lock\nWITH {x} SELECT l.id, ",
+        lease_columns!(),
+        " FROM lease l WHERE l.project = $1 AND l.id {in_x} UNION ALL SELECT r.id, ",
+        ready_columns!(),
+        " FROM ready r WHERE r.project = $1 AND r.id {in_x}"
+    );
+    let mut rows = Rows::ids(ids.iter().map(|id| id.0));
     let mut held = Held::default();
-    for row in &tx.fetch(statement).await? {
+    let text = if tx.is_postgres() {
+        rows = rows.flag("deep", ids.iter().map(|id| deep.contains(id)));
+        postgres
+    } else {
+        held.wide.clone_from(deep);
+        sqlite
+    };
+    for row in &tx.fetch(Sql::new(text).text(project.as_str()).rows(rows)).await? {
         let mut r = Reader::new(row);
-        let (id, is_live) = (TaskId(r.get()?), r.get()?);
-        if is_live {
-            held.live.insert(id)
-        } else {
-            held.wide.insert(id)
-        };
+        let id = TaskId(r.get()?);
+        match decode::live(&mut r)? {
+            Some(live) => drop(held.live.insert(id, live)),
+            None => drop(held.wide.insert(id)),
+        }
     }
     Ok(held)
 }
 
-/// Reads tasks with their result, and only the size of their input: no decision looks into it, and it may be large. Those
-/// that do not exist are left out.
+/// Reads tasks with their result, but without their input: no decision looks into it, and it may be large. Those that do
+/// not exist are left out.
 pub async fn load(
+    tx: &mut Tx,
+    project: &ProjectId,
+    ids: &[TaskId],
+    deep: &HashSet<TaskId>,
+    mut held: Held,
+) -> StoreResult<Vec<Loaded>> {
+    let statement = Sql::new(concat!(
+        "-- tasks::load\nWITH {x} SELECT ",
+        wide_columns!(),
+        ", t.result, t.result_type FROM task t WHERE t.project = $1 AND t.id {in_x}"
+    ))
+    .text(project.as_str())
+    .rows(Rows::ids(ids.iter().map(|id| id.0)));
+    let rows = tx.fetch(statement).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    let mut elsewhere: Vec<TaskId> = Vec::new();
+    for row in &rows {
+        let mut r = Reader::new(row);
+        let mut task = decode::wide(project, &mut r)?;
+        task.result = decode::payload(&mut r)?;
+        match held.live.remove(&task.id) {
+            Some(live) => {
+                let due = live.due;
+                live.put(&mut task);
+                found.push(Loaded { task, due, held: true });
+            }
+            None if task.state.is_final() => {
+                let held = !deep.contains(&task.id) || held.wide.contains(&task.id);
+                found.push(Loaded { task, due: false, held });
+            }
+            None => elsewhere.push(task.id),
+        }
+    }
+    found.extend(peek(tx, project, elsewhere.into_iter()).await?);
+    Ok(found)
+}
+
+/// Reads tasks that are not ours, as they are committed. Those that do not exist are left out.
+pub async fn peek(
     tx: &mut Tx,
     project: &ProjectId,
     ids: impl ExactSizeIterator<Item = TaskId>,
 ) -> StoreResult<Vec<Loaded>> {
     let statement = Sql::new(concat!(
-        "-- tasks::load\nWITH {x} SELECT ",
+        "-- tasks::peek\nWITH {x} SELECT ",
         task_columns!(),
-        ", NULL, NULL, t.result, t.result_type, octet_length(t.input) FROM x \
-         JOIN task t ON t.project = $1 AND t.id = x.id ",
-        task_joins!()
-    ))
-    .text(project.as_str())
-    .rows(Rows::ids(ids.map(|id| id.0)));
-    let rows = tx.fetch(statement).await?;
+        ", NULL, NULL, t.result, t.result_type FROM ",
+        named_tasks!()
+    ));
+    let rows = tx.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await?;
     rows.iter()
         .map(|row| {
             let decoded = decode::task(project, row, true)?;
-            let size: Option<i32> = row.try_get_by_index(COLUMNS + PAYLOAD_COLUMNS)?;
-            let input_bytes = usize::try_from(size.unwrap_or(0)).unwrap_or(0);
-            Ok(Loaded { task: decoded.task, due: decoded.due, input_bytes })
+            Ok(Loaded { task: decoded.task, due: decoded.due, held: false })
         })
         .collect()
+}
+
+/// Reads tasks whose `ready` row was claimed.
+pub async fn load_claimed(
+    tx: &mut Tx,
+    project: &ProjectId,
+    mut claimed: HashMap<TaskId, Live>,
+) -> StoreResult<Vec<Claimed>> {
+    let statement = Sql::new(concat!(
+        "-- tasks::load_claimed\nWITH {x} SELECT ",
+        wide_columns!(),
+        ", CASE WHEN octet_length(t.input) <= $2 THEN t.input END, t.input_type, octet_length(t.input) \
+         FROM task t WHERE t.project = $1 AND t.id {in_x}"
+    ))
+    .text(project.as_str())
+    .int(SMALL_INPUT)
+    .rows(Rows::ids(claimed.keys().map(|id| id.0)));
+    let mut found = Vec::with_capacity(claimed.len());
+    for row in &tx.fetch(statement).await? {
+        let mut r = Reader::new(row);
+        let mut task = decode::wide(project, &mut r)?;
+        task.input = decode::payload(&mut r)?;
+        let size: Option<i32> = r.get()?;
+        if let Some(live) = claimed.remove(&task.id) {
+            live.put(&mut task);
+            found.push(Claimed { task, input_bytes: usize::try_from(size.unwrap_or(0)).unwrap_or(0) });
+        }
+    }
+    Ok(found)
 }
 
 /// Reads the inputs of tasks.
@@ -118,8 +193,8 @@ pub async fn inputs(
 ) -> StoreResult<HashMap<TaskId, Payload>> {
     let statement = Sql::new(
         "-- tasks::inputs
-         WITH {x} SELECT t.id, t.input, t.input_type FROM x JOIN task t ON t.project = $1 AND t.id = x.id
-         WHERE t.input IS NOT NULL",
+         WITH {x} SELECT id, input, input_type FROM task
+         WHERE project = $1 AND id {in_x} AND input IS NOT NULL",
     );
     let mut found = HashMap::new();
     for row in &tx.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await? {

@@ -8,7 +8,8 @@ mod write;
 
 pub use self::{
     claim::{Lane, claim, due_lanes, expired_running, expired_waiting, overdue_projects, promote},
+    decode::Live,
     list::{COUNT_LIMIT, attempts, count, get, list},
-    load::{Held, Loaded, inputs, last_attempts, load, lock},
+    load::{Claimed, Held, Loaded, inputs, last_attempts, load, load_claimed, lock, peek},
     write::{Net, write},
 };

@@ -183,13 +183,13 @@ fn ids(tasks: &[&Task]) -> Rows {
 }
 
 fn delete_ready(project: &str, tasks: &[&Task]) -> Sql {
-    Sql::new("-- tasks::delete_ready\nWITH {x} DELETE FROM ready WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+    Sql::new("-- tasks::delete_ready\nWITH {x} DELETE FROM ready WHERE project = $1 AND id {in_x}")
         .text(project)
         .rows(ids(tasks))
 }
 
 fn delete_lease(project: &str, tasks: &[&Task]) -> Sql {
-    Sql::new("-- tasks::delete_lease\nWITH {x} DELETE FROM lease WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+    Sql::new("-- tasks::delete_lease\nWITH {x} DELETE FROM lease WHERE project = $1 AND id {in_x}")
         .text(project)
         .rows(ids(tasks))
 }
@@ -298,7 +298,7 @@ fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
             cancel_reason = x.cancel_reason, progress_percent = x.progress_percent,
             progress_message = x.progress_message, progress_time = x.progress_time,
             progress_pending = x.progress_pending, update_time = x.update_time
-         FROM x WHERE lease.project = $1 AND lease.id = x.id",
+         FROM x WHERE lease.project = $1 AND lease.id = x.id {and lease.id in_x}",
     )
     .text(project)
     .rows(
@@ -326,7 +326,7 @@ fn update_task_life(project: &str, tasks: &[&Task]) -> Sql {
             finish_time = x.finish_time, error_type = x.error_type, error_message = x.error_message,
             error_details = x.error_details, result = x.result, result_type = x.result_type,
             cancel_reason = x.cancel_reason
-         FROM x WHERE task.project = $1 AND task.id = x.id",
+         FROM x WHERE task.project = $1 AND task.id = x.id {and task.id in_x}",
     )
     .text(project)
     .rows(
@@ -356,7 +356,7 @@ fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
          WITH {x} UPDATE task SET priority = x.priority, run_time = x.run_time, timeout = x.timeout,
             expire_time = x.expire_time, max_attempts = x.max_attempts, initial_backoff = x.initial_backoff,
             max_backoff = x.max_backoff, labels = x.labels
-         FROM x WHERE task.project = $1 AND task.id = x.id",
+         FROM x WHERE task.project = $1 AND task.id = x.id {and task.id in_x}",
     )
     .text(project)
     .rows(
@@ -420,7 +420,7 @@ fn delete_closed(project: &str, tasks: &[&Task]) -> Sql {
     Sql::new(
         "-- tasks::delete_closed
          WITH {x} DELETE FROM closed WHERE project = $1
-            AND (state, create_time, id) IN (SELECT x.state, x.create_time, x.id FROM x)",
+            AND id {in_x} AND (state, create_time, id) IN (SELECT x.state, x.create_time, x.id FROM x)",
     )
     .text(project)
     .rows(closed_rows(tasks))
@@ -449,7 +449,7 @@ fn insert_dead_letter(project: &str, letters: &[(&Task, DeadLetterReason)], now:
 fn delete_dead_letter(project: &str, tasks: &[&Task]) -> Sql {
     Sql::new(
         "-- tasks::delete_dead_letter
-         WITH {x} DELETE FROM dead_letter WHERE project = $1 AND task_id IN (SELECT x.id FROM x)",
+         WITH {x} DELETE FROM dead_letter WHERE project = $1 AND task_id {in_x}",
     )
     .text(project)
     .rows(ids(tasks))
@@ -458,14 +458,14 @@ fn delete_dead_letter(project: &str, tasks: &[&Task]) -> Sql {
 fn delete_attempts(project: &str, tasks: &[&Task]) -> Sql {
     Sql::new(
         "-- tasks::delete_attempts
-         WITH {x} DELETE FROM attempt WHERE project = $1 AND task_id IN (SELECT x.id FROM x)",
+         WITH {x} DELETE FROM attempt WHERE project = $1 AND task_id {in_x}",
     )
     .text(project)
     .rows(ids(tasks))
 }
 
 fn delete_task(project: &str, tasks: &[&Task]) -> Sql {
-    Sql::new("-- tasks::delete_task\nWITH {x} DELETE FROM task WHERE project = $1 AND id IN (SELECT x.id FROM x)")
+    Sql::new("-- tasks::delete_task\nWITH {x} DELETE FROM task WHERE project = $1 AND id {in_x}")
         .text(project)
         .rows(ids(tasks))
 }

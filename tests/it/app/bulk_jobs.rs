@@ -47,7 +47,7 @@ async fn submit(app: &App, queue: &str, count: usize) -> Vec<TaskId> {
 
 async fn lease(app: &App, id: TaskId) {
     let mut tx = app.store().begin().await.unwrap();
-    let task = tasks::load(&mut tx, &project(), [id].into_iter()).await.unwrap().pop().unwrap().task;
+    let task = tasks::peek(&mut tx, &project(), [id].into_iter()).await.unwrap().pop().unwrap().task;
     let holder = Holder { worker: "w".to_owned(), incarnation: "1".to_owned() };
     let change = transition::lease(&task.into(), &holder, 60_000_000, tx.now()).unwrap();
     let net = Net { before: change.before.clone(), after: Some(change.after.clone()), ..Net::default() };
