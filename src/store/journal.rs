@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     Store, Tx,
     error::{StoreError, StoreResult},
+    queues::{self, StatDelta},
     sql::{Reader, Rows, Sql},
 };
 use crate::{
@@ -81,20 +82,32 @@ macro_rules! insert_rows {
 
 /// Appends rows in order and returns the revision of the first. None when the project has no counter: it does not exist.
 pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> StoreResult<Option<i64>> {
+    append_batch(tx, project, entries, &[]).await
+}
+
+/// Appends rows, and adds to the figures of the queues. On PostgreSQL this is one round trip with all that the batch
+/// deferred, because other commits of the project wait from the moment the counter is raised: so it comes after the
+/// deferred, and the rows and the figures, which read what it returns, after it.
+pub async fn append_batch(
+    tx: &mut Tx,
+    project: &ProjectId,
+    entries: &[Entry<'_>],
+    stats: &[StatDelta],
+) -> StoreResult<Option<i64>> {
     let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
     if tx.is_postgres() {
-        // One round trip, because other commits of the project wait from here on. Reading `raised` makes the counter
-        // come first.
         let statement = Sql::new(concat!(
             "-- journal::append
              WITH {x}, raised AS (
                 UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2 AS base
              ), added AS (",
             insert_rows!("raised.base", "x, raised"),
-            ") SELECT base + 1 FROM raised"
+            "){others} SELECT {counts}(SELECT base + 1 FROM raised) AS first"
         ));
-        let rows = tx.fetch(statement.text(project.as_str()).int(count).rows(rows_of(entries))).await?;
-        return rows.first().map(|row| Reader::new(row).get()).transpose();
+        let statement = statement.text(project.as_str()).int(count).rows(rows_of(entries));
+        let figures = queues::add_stats_after_raise(project, stats);
+        let rows = tx.fetch_together(statement, Some(figures).filter(|figures| !figures.is_idle())).await?;
+        return Ok(rows.first().map(|row| row.try_get_by("first")).transpose()?.flatten());
     }
     let raise = Sql::new(
         "-- journal::append
@@ -105,6 +118,7 @@ pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> 
     let base: i64 = Reader::new(row).get()?;
     let insert = Sql::new(concat!("-- journal::append\nWITH {x} ", insert_rows!("$2", "x")));
     tx.execute(insert.text(project.as_str()).int(base).rows(rows_of(entries))).await?;
+    queues::add_stats(tx, project, stats).await?;
     Ok(Some(base + 1))
 }
 

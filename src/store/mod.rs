@@ -132,13 +132,13 @@ impl Store {
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
             if self.backend() == DatabaseBackend::Sqlite {
                 let connection = self.0.writer.get_sqlite_connection_pool().acquire().await?;
-                let mut tx = Tx { connection: Some(TxConnection::Sqlite(connection)), now: 0 };
+                let mut tx = Tx { connection: Some(TxConnection::Sqlite(connection)), now: 0, deferred: Vec::new() };
                 tx.run("BEGIN IMMEDIATE").await?;
                 tx.now = connect::process_time() + shift;
                 return Ok(tx);
             }
             let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
-            let mut tx = Tx { connection: Some(TxConnection::Postgres(connection)), now: 0 };
+            let mut tx = Tx { connection: Some(TxConnection::Postgres(connection)), now: 0, deferred: Vec::new() };
             if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
                 // One round trip for all of it.
                 let begin = if rows < PLANNED_ROWS {
@@ -191,6 +191,8 @@ pub struct Tx {
     /// None only once finished.
     connection: Option<TxConnection>,
     now: Micros,
+    /// Statements that may wait for the next one, and how many rows each must change.
+    deferred: Vec<(Sql, Option<usize>)>,
 }
 
 #[derive(Debug)]
@@ -215,6 +217,10 @@ impl Tx {
     }
 
     async fn fetch(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        if statement.is_idle() {
+            return Ok(Vec::new());
+        }
+        self.flush().await?;
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
@@ -226,11 +232,45 @@ impl Tx {
     }
 
     async fn execute(&mut self, statement: Sql) -> StoreResult<()> {
-        self.affect(statement).await.map(|_| ())
+        if statement.is_idle() {
+            return Ok(());
+        }
+        self.flush().await?;
+        self.run_one(statement).await.map(|_| ())
+    }
+
+    /// Runs a statement with the next one at the latest, and fails that one with a conflict if it does not change exactly
+    /// the `expected` number of rows.
+    fn defer(&mut self, statement: Sql, expected: Option<usize>) {
+        if !statement.is_idle() {
+            self.deferred.push((statement, expected));
+        }
+    }
+
+    /// Runs what was deferred, one after the other.
+    async fn flush(&mut self) -> StoreResult<()> {
+        for (statement, expected) in std::mem::take(&mut self.deferred) {
+            let changed = self.run_one(statement).await?;
+            exactly(expected, changed)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement, what was deferred, and `after`, in one round trip ([`Sql::fetch_postgres_with`]).
+    async fn fetch_together(&mut self, statement: Sql, after: Option<Sql>) -> StoreResult<Vec<QueryResult>> {
+        let (mut others, expected): (Vec<Sql>, Vec<Option<usize>>) =
+            std::mem::take(&mut self.deferred).into_iter().unzip();
+        others.extend(after);
+        let Some(TxConnection::Postgres(connection)) = &mut self.connection else { return Err(finished()) };
+        let (changed, rows) = limited(statement.fetch_postgres_with(others, connection)).await?;
+        for (expected, changed) in expected.into_iter().zip(changed) {
+            exactly(expected, changed)?;
+        }
+        Ok(rows)
     }
 
     /// Runs a statement and answers how many rows it changed.
-    async fn affect(&mut self, statement: Sql) -> StoreResult<u64> {
+    async fn run_one(&mut self, statement: Sql) -> StoreResult<u64> {
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
@@ -247,6 +287,10 @@ impl Tx {
 
     /// Makes it durable.
     pub async fn commit(mut self) -> Result<(), CommitError> {
+        if let Err(cause) = self.flush().await {
+            self.rollback().await;
+            return Err(CommitError::RolledBack(cause));
+        }
         match self.finish("COMMIT").await {
             Ok(()) => Ok(()),
             Err(cause @ StoreError::Unavailable(_)) => Err(CommitError::Unknown(cause)),
@@ -284,6 +328,15 @@ impl Drop for Tx {
             Some(TxConnection::Sqlite(connection)) => connection.close_on_drop(),
             None => {}
         }
+    }
+}
+
+/// Whether a statement changed what it must.
+fn exactly(expected: Option<usize>, changed: u64) -> StoreResult<()> {
+    if expected.is_none_or(|expected| usize::try_from(changed).is_ok_and(|changed| changed == expected)) {
+        Ok(())
+    } else {
+        Err(StoreError::Conflict)
     }
 }
 

@@ -25,6 +25,10 @@ use super::error::{StoreError, StoreResult};
 /// Rows per chunk on SQLite, largest first. The largest stays far below SQLite's 32,766 parameters.
 const SQLITE_CHUNKS: [usize; 4] = [256, 32, 4, 1];
 
+/// From so many rows on, a column in which all values are equal is sent as one value: of a batch of tasks most columns
+/// are. With fewer rows it would save little, and for every choice of such columns there is another text to be prepared.
+const SHARED_FROM: usize = 64;
+
 /// One column of rows.
 #[derive(Clone, Debug)]
 enum Column {
@@ -36,11 +40,42 @@ enum Column {
     Blob(Vec<Option<Bytes>>),
 }
 
+impl Column {
+    /// The value all rows share, as a column of one row.
+    fn shared(&self) -> Option<Self> {
+        fn one<T: Clone + PartialEq>(values: &[T]) -> Option<Vec<T>> {
+            let (first, rest) = values.split_first()?;
+            rest.iter().all(|value| value == first).then(|| vec![first.clone()])
+        }
+        Some(match self {
+            Self::Id(values) => Self::Id(one(values)?),
+            Self::Text(values) => Self::Text(one(values)?),
+            Self::Int(values) => Self::Int(one(values)?),
+            Self::Real(values) => Self::Real(one(values)?),
+            Self::Flag(values) => Self::Flag(one(values)?),
+            Self::Blob(values) => Self::Blob(one(values)?),
+        })
+    }
+
+    fn postgres_type(&self) -> &'static str {
+        match self {
+            Self::Id(_) => "uuid",
+            Self::Text(_) => "text",
+            Self::Int(_) => "bigint",
+            Self::Real(_) => "double precision",
+            Self::Flag(_) => "boolean",
+            Self::Blob(_) => "bytea",
+        }
+    }
+}
+
 /// Rows to be joined or inserted, column by column.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     names: Vec<&'static str>,
     columns: Vec<Column>,
+    /// Columns of one value for all rows.
+    shared: Vec<(&'static str, Column)>,
     len: usize,
 }
 
@@ -106,28 +141,51 @@ impl Rows {
         format!("= ANY(${}::uuid[])", first_parameter + place)
     }
 
+    /// Takes out the columns in which all values are equal. Ids stay, whatever they are, and so does one column at least:
+    /// something must say how many rows there are.
+    fn share(&mut self) {
+        if self.len < SHARED_FROM {
+            return;
+        }
+        let columns = std::mem::take(&mut self.columns);
+        let last = columns.len().saturating_sub(1);
+        for (i, (name, column)) in std::mem::take(&mut self.names).into_iter().zip(columns).enumerate() {
+            let stays = name == "id" || (i == last && self.columns.is_empty());
+            match column.shared().filter(|_| !stays) {
+                Some(value) => self.shared.push((name, value)),
+                None => {
+                    self.names.push(name);
+                    self.columns.push(column);
+                }
+            }
+        }
+    }
+
     fn postgres_source(&self, first_parameter: usize) -> String {
         let mut arrays = String::new();
         for (i, column) in self.columns.iter().enumerate() {
-            let kind = match column {
-                Column::Id(_) => "uuid",
-                Column::Text(_) => "text",
-                Column::Int(_) => "bigint",
-                Column::Real(_) => "double precision",
-                Column::Flag(_) => "boolean",
-                Column::Blob(_) => "bytea",
-            };
             let separator = if i == 0 { "" } else { ", " };
-            let _ = write!(arrays, "{separator}${}::{kind}[]", first_parameter + i);
+            let _ = write!(arrays, "{separator}${}::{}[]", first_parameter + i, column.postgres_type());
         }
-        format!("x AS (SELECT * FROM unnest({arrays}) AS x({}))", self.names.join(", "))
+        let mut values = String::from("u.*");
+        for (i, (name, column)) in self.shared.iter().enumerate() {
+            let number = first_parameter + self.columns.len() + i;
+            let _ = write!(values, ", ${number}::{} AS {name}", column.postgres_type());
+        }
+        format!("x AS (SELECT {values} FROM unnest({arrays}) AS u({}))", self.names.join(", "))
     }
 
     /// Cells are anonymous parameters: SQLite finds the name of a parameter by walking over all names, so with thousands of
     /// named ones binding would take quadratic time.
     fn sqlite_source(&self, rows: usize) -> String {
         let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
-        format!("x({}) AS (VALUES {})", self.names.join(", "), vec![row; rows].join(", "))
+        let names = self.names.join(", ");
+        let values = vec![row; rows].join(", ");
+        if self.shared.is_empty() {
+            return format!("x({names}) AS (VALUES {values})");
+        }
+        let shared: String = self.shared.iter().map(|(name, _)| format!(", ? AS {name}")).collect();
+        format!("u({names}) AS (VALUES {values}), x AS (SELECT u.*{shared} FROM u)")
     }
 }
 
@@ -205,8 +263,9 @@ impl Sql {
     }
 
     /// Runs it, chunk by chunk, and returns the rows all chunks answer.
-    pub(super) async fn fetch_sqlite(self, connection: &mut SqliteConnection) -> StoreResult<Vec<QueryResult>> {
+    pub(super) async fn fetch_sqlite(mut self, connection: &mut SqliteConnection) -> StoreResult<Vec<QueryResult>> {
         let mut found = Vec::new();
+        self.share();
         let mut chunks = Chunks::of(&self);
         while let Some((text, arguments)) = chunks.next()? {
             let part = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut *connection).await?;
@@ -216,8 +275,9 @@ impl Sql {
     }
 
     /// Runs it, chunk by chunk, and returns how many rows all chunks changed.
-    pub(super) async fn execute_sqlite(self, connection: &mut SqliteConnection) -> StoreResult<u64> {
+    pub(super) async fn execute_sqlite(mut self, connection: &mut SqliteConnection) -> StoreResult<u64> {
         let mut affected = 0;
+        self.share();
         let mut chunks = Chunks::of(&self);
         while let Some((text, arguments)) = chunks.next()? {
             affected +=
@@ -226,22 +286,80 @@ impl Sql {
         Ok(affected)
     }
 
-    fn for_postgres(self) -> StoreResult<Option<(String, PgArguments)>> {
-        let mut arguments = PgArguments::default();
-        let count = self.scalars.len();
-        for scalar in self.scalars {
-            bind_scalar_postgres(&mut arguments, scalar)?;
+    fn share(&mut self) {
+        if let Some(rows) = &mut self.rows {
+            rows.share();
         }
-        let Some(rows) = self.rows else { return Ok(Some((self.text.to_owned(), arguments))) };
-        if rows.len == 0 {
+    }
+
+    /// Whether it has nothing to do: it is about rows, and there are none.
+    pub(super) fn is_idle(&self) -> bool {
+        self.rows.as_ref().is_some_and(|rows| rows.len == 0)
+    }
+
+    /// Runs this statement and others in one round trip on PostgreSQL, and returns how many rows each of the others
+    /// changed and the rows this one answers.
+    ///
+    /// The others become its `WITH` items where it says `{others}`, and their counts its first columns where it says
+    /// `{counts}`. All of them see the database as it was before, and none may change a row that another one changes.
+    pub(super) async fn fetch_postgres_with(
+        self,
+        others: Vec<Sql>,
+        connection: &mut PgConnection,
+    ) -> StoreResult<(Vec<u64>, Vec<QueryResult>)> {
+        let mut arguments = PgArguments::default();
+        let mut bound = 0;
+        let (mut items, mut counts) = (String::new(), String::new());
+        let number = others.len();
+        let text = self.into_postgres(&mut arguments, &mut bound)?;
+        for (i, other) in others.into_iter().enumerate() {
+            let item = other.into_postgres(&mut arguments, &mut bound)?;
+            let item = item.split_once('\n').map_or(item.as_str(), |(_name, item)| item);
+            let _ = write!(items, ", o{i} AS ({item} RETURNING 1)");
+            let _ = write!(counts, "(SELECT count(*) FROM o{i}), ");
+        }
+        let text = text.replace("{others}", &items).replace("{counts}", &counts);
+        let rows = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?;
+        let rows: Vec<QueryResult> = rows.into_iter().map(QueryResult::from).collect();
+        let mut changed = Vec::with_capacity(number);
+        if let Some(row) = rows.first() {
+            let mut r = Reader::new(row);
+            for _ in 0..number {
+                let count: i64 = r.get()?;
+                changed.push(u64::try_from(count).unwrap_or(0));
+            }
+        }
+        Ok((changed, rows))
+    }
+
+    fn for_postgres(self) -> StoreResult<Option<(String, PgArguments)>> {
+        if self.is_idle() {
             return Ok(None);
         }
-        let text = self.text.replacen("{x}", &rows.postgres_source(count + 1), 1);
-        let text = narrowed(&text, &rows.postgres_ids(count + 1), true);
-        for column in rows.columns {
-            bind_column_postgres(&mut arguments, column)?;
-        }
+        let mut arguments = PgArguments::default();
+        let text = self.into_postgres(&mut arguments, &mut 0)?;
         Ok(Some((text, arguments)))
+    }
+
+    /// Binds its values after those that are `bound` already, and returns its text with their numbers.
+    fn into_postgres(self, arguments: &mut PgArguments, bound: &mut usize) -> StoreResult<String> {
+        let text = if *bound == 0 { self.text.to_owned() } else { renumbered(self.text, *bound) };
+        *bound += self.scalars.len();
+        for scalar in self.scalars {
+            bind_scalar_postgres(arguments, scalar)?;
+        }
+        let Some(mut rows) = self.rows else { return Ok(text) };
+        rows.share();
+        let text = text.replacen("{x}", &rows.postgres_source(*bound + 1), 1);
+        let text = narrowed(&text, &rows.postgres_ids(*bound + 1), true);
+        *bound += rows.columns.len() + rows.shared.len();
+        for column in rows.columns {
+            bind_column_postgres(arguments, column)?;
+        }
+        for (_, value) in rows.shared {
+            bind_cell_postgres(arguments, value)?;
+        }
+        Ok(text)
     }
 
     fn bind_scalars_sqlite(&self, arguments: &mut SqliteArguments) -> StoreResult<()> {
@@ -288,9 +406,12 @@ impl<'a> Chunks<'a> {
                 bind_cell_sqlite(&mut arguments, column, row)?;
             }
         }
+        for (_, value) in &rows.shared {
+            bind_cell_sqlite(&mut arguments, value, 0)?;
+        }
         self.statement.bind_scalars_sqlite(&mut arguments)?;
         // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
-        let text = renumbered(self.statement.text, chunk * rows.columns.len());
+        let text = renumbered(self.statement.text, chunk * rows.columns.len() + rows.shared.len());
         self.start = Some(start + chunk);
         let text = text.replacen("{x}", &rows.sqlite_source(chunk), 1);
         Ok(Some((narrowed(&text, "IN (SELECT x.id FROM x)", false), arguments)))
@@ -349,6 +470,18 @@ fn bind_column_postgres(arguments: &mut PgArguments, column: Column) -> StoreRes
     })
 }
 
+fn bind_cell_postgres(arguments: &mut PgArguments, value: Column) -> StoreResult<()> {
+    use sqlx::Arguments as _;
+    bound(match value {
+        Column::Id(mut v) => arguments.add(v.pop().flatten()),
+        Column::Text(mut v) => arguments.add(v.pop().flatten()),
+        Column::Int(mut v) => arguments.add(v.pop().flatten()),
+        Column::Real(mut v) => arguments.add(v.pop().flatten()),
+        Column::Flag(mut v) => arguments.add(v.pop()),
+        Column::Blob(mut v) => arguments.add(v.pop().flatten().as_deref()),
+    })
+}
+
 fn bind_cell_sqlite(arguments: &mut SqliteArguments, column: &Column, row: usize) -> StoreResult<()> {
     bound(match column {
         Column::Id(v) => add_sqlite(arguments, v[row]),
@@ -397,7 +530,26 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{narrowed, renumbered};
+    use super::{Rows, narrowed, renumbered};
+
+    #[test]
+    fn what_all_rows_share_is_sent_once() {
+        let rows = |len: i64| {
+            let mut rows =
+                Rows::new(usize::try_from(len).unwrap()).int("place", 0..len).flag("due", (0..len).map(|_| true));
+            rows.share();
+            rows
+        };
+        assert_eq!(rows(2).sqlite_source(2), "x(place, due) AS (VALUES (?, ?), (?, ?))");
+        assert_eq!(rows(64).sqlite_source(2), "u(place) AS (VALUES (?), (?)), x AS (SELECT u.*, ? AS due FROM u)");
+        assert_eq!(
+            rows(64).postgres_source(3),
+            "x AS (SELECT u.*, $4::boolean AS due FROM unnest($3::bigint[]) AS u(place))"
+        );
+        let mut alike = Rows::new(64).flag("due", (0..64).map(|_| true));
+        alike.share();
+        assert_eq!(alike.postgres_source(1), "x AS (SELECT u.* FROM unnest($1::boolean[]) AS u(due))");
+    }
 
     #[test]
     fn ids_are_compared_where_the_statement_says() {

@@ -269,19 +269,17 @@ impl Batcher {
         if !new_queues.is_empty() {
             queues::ensure(tx, project, &new_queues, tx.now()).await?;
         }
-        // With no journal row to follow, nothing orders these rows against other commits; the counter does.
         let entries: Vec<Entry<'_>> =
             set.changes().iter().map(|(number, change)| Entry::of_change(change, &pending[*number].caller)).collect();
-        let mut first = None;
-        if !entries.is_empty() {
-            first = journal::append(tx, project, &entries).await?;
-            if first.is_none() {
-                let name = project_name(project);
-                return Err(Failed::All(Error::NotFound { kind: "project", name }));
-            }
+        if entries.is_empty() {
+            // With no journal row to follow, nothing orders these rows against other commits but their own lock.
+            queues::add_stats(tx, project, &stats).await?;
+            return Ok((new_queues, None));
         }
-        queues::add_stats(tx, project, &stats).await?;
-        Ok((new_queues, first))
+        let Some(first) = journal::append_batch(tx, project, &entries, &stats).await? else {
+            return Err(Failed::All(Error::NotFound { kind: "project", name: project_name(project) }));
+        };
+        Ok((new_queues, Some(first)))
     }
 
     fn remember_limits(&self, project: &ProjectId, claims: &Claims) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::super::{
     Tx,
-    error::{StoreError, StoreResult},
+    error::StoreResult,
     sql::{Rows, Sql},
 };
 use crate::{
@@ -51,9 +51,9 @@ fn place(task: Option<&Arc<Task>>) -> Place {
     }
 }
 
-/// Writes all of it. Every row that is changed was locked or made by this transaction, so nothing here waits except
-/// inserts of unique keys. A live row that is not where it was read fails the batch: then the lock was not ours, and
-/// nothing of what was decided holds.
+/// Writes all of it, with the next statement at the latest. Every row that is changed was locked or made by this
+/// transaction, so nothing here waits except inserts of unique keys. A live row that is not where it was read fails the
+/// batch: then the lock was not ours, and nothing of what was decided holds.
 pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResult<()> {
     let now = tx.now();
     let mut w = Work::default();
@@ -61,29 +61,22 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
         w.sort(net);
     }
     let p = project.as_str();
-    exactly(w.ready_delete.len(), tx.affect(delete_ready(p, &w.ready_delete)).await?)?;
-    exactly(w.lease_delete.len(), tx.affect(delete_lease(p, &w.lease_delete)).await?)?;
-    tx.execute(insert_task(p, &w.task_insert)).await?;
-    tx.execute(insert_ready(p, &w.ready_insert, now)).await?;
-    tx.execute(insert_lease(p, &w.lease_insert)).await?;
-    exactly(w.lease_update.len(), tx.affect(update_lease(p, &w.lease_update)).await?)?;
-    tx.execute(update_task_life(p, &w.life_update)).await?;
-    tx.execute(update_task_spec(p, &w.spec_update)).await?;
-    tx.execute(insert_attempt(p, &w.attempts)).await?;
-    tx.execute(delete_closed(p, &w.closed_delete)).await?;
-    tx.execute(insert_closed(p, &w.closed_insert)).await?;
-    tx.execute(delete_dead_letter(p, &w.dead_letter_delete)).await?;
-    tx.execute(insert_dead_letter(p, &w.dead_letter_insert, now)).await?;
-    tx.execute(delete_attempts(p, &w.task_delete)).await?;
-    tx.execute(delete_task(p, &w.task_delete)).await
-}
-
-fn exactly(expected: usize, affected: u64) -> StoreResult<()> {
-    if usize::try_from(affected).is_ok_and(|affected| affected == expected) {
-        Ok(())
-    } else {
-        Err(StoreError::Conflict)
-    }
+    tx.defer(delete_ready(p, &w.ready_delete), Some(w.ready_delete.len()));
+    tx.defer(delete_lease(p, &w.lease_delete), Some(w.lease_delete.len()));
+    tx.defer(delete_closed(p, &w.closed_delete), None);
+    tx.defer(delete_dead_letter(p, &w.dead_letter_delete), None);
+    tx.defer(insert_task(p, &w.task_insert), None);
+    tx.defer(insert_ready(p, &w.ready_insert, now), None);
+    tx.defer(insert_lease(p, &w.lease_insert), None);
+    tx.defer(update_lease(p, &w.lease_update), Some(w.lease_update.len()));
+    tx.defer(update_task_life(p, &w.life_update), None);
+    tx.defer(update_task_spec(p, &w.spec_update), None);
+    tx.defer(insert_attempt(p, &w.attempts), None);
+    tx.defer(insert_closed(p, &w.closed_insert), None);
+    tx.defer(insert_dead_letter(p, &w.dead_letter_insert, now), None);
+    tx.defer(delete_attempts(p, &w.task_delete), None);
+    tx.defer(delete_task(p, &w.task_delete), None);
+    if w.may_write_twice() { tx.flush().await } else { Ok(()) }
 }
 
 /// The tasks each statement is about.
@@ -165,6 +158,22 @@ impl<'a> Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// Whether two of the statements may be about one row: then they must run one after the other.
+    fn may_write_twice(&self) -> bool {
+        fn both<A, B>(a: &[A], b: &[B]) -> bool {
+            !a.is_empty() && !b.is_empty()
+        }
+        both(&self.ready_delete, &self.ready_insert)
+            || both(&self.lease_delete, &self.lease_insert)
+            || both(&self.lease_insert, &self.lease_update)
+            || both(&self.task_insert, &self.life_update)
+            || both(&self.task_insert, &self.spec_update)
+            || both(&self.life_update, &self.spec_update)
+            || both(&self.closed_delete, &self.closed_insert)
+            || both(&self.dead_letter_delete, &self.dead_letter_insert)
+            || !self.task_delete.is_empty()
+    }
+
     fn insert_lease(&mut self, task: &'a Task) {
         self.lease_insert.push(task);
         // Leased and told something within one batch.
