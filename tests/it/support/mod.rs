@@ -26,6 +26,7 @@ pub mod client;
 pub mod history;
 pub mod invariants;
 pub mod load;
+pub mod messages;
 pub mod missing;
 pub mod process;
 pub mod python;
