@@ -8,6 +8,7 @@
 //! `TASKTOWER_ABUSE_SEED=… TASKTOWER_ABUSE_COUNT=… cargo test --test it abuse::` does the same again.
 
 mod conversion;
+mod wire;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
@@ -46,6 +47,7 @@ fn methods() -> Vec<MethodCall> {
 }
 
 /// How much to try, and from which seed.
+#[derive(Clone, Copy)]
 struct Fuzz {
     seed: u64,
     count: u64,

@@ -74,9 +74,10 @@ impl Learnt {
 pub struct Messages<'a> {
     rng: StdRng,
     learnt: &'a Learnt,
-    /// How likely a field is there, and how likely its value fits its name.
+    /// How likely a field is there, how likely its value fits its name, and how likely the message is damaged afterwards.
     presence: f64,
     fit: f64,
+    damage: f64,
     /// What this message is absurd in.
     absurd: Option<Absurd>,
 }
@@ -91,12 +92,14 @@ enum Absurd {
 impl<'a> Messages<'a> {
     pub fn new(seed: u64, learnt: &'a Learnt) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let presence = *[0.3, 0.7, 0.9].choose(&mut rng).expect("not empty");
-        let fit = *[0.0, 0.5, 0.95, 1.0].choose(&mut rng).expect("not empty");
+        // Half of the messages are nearly good, to get far; the others are wild in one way or another.
+        let styles =
+            [(0.8, 1.0, 0.1), (0.5, 1.0, 0.0), (0.9, 0.95, 0.2), (0.3, 0.5, 0.5), (0.8, 0.0, 0.5), (0.7, 0.9, 0.9)];
+        let (presence, fit, damage) = *styles.choose(&mut rng).expect("not empty");
         let absurd = rng
             .random_ratio(1, ABSURD_EVERY)
             .then(|| *[Absurd::Depth, Absurd::Count, Absurd::Bytes].choose(&mut rng).expect("not empty"));
-        Self { rng, learnt, presence, fit, absurd }
+        Self { rng, learnt, presence, fit, damage, absurd }
     }
 
     /// For choices about what goes around the message.
@@ -104,11 +107,11 @@ impl<'a> Messages<'a> {
         &mut self.rng
     }
 
-    /// A message of this type, half of the time damaged.
+    /// A message of this type, sometimes damaged.
     pub fn message(&mut self, descriptor: &MessageDescriptor) -> Vec<u8> {
         let mut out = Vec::new();
         self.fields(descriptor, 0, &mut out);
-        if self.rng.random_bool(0.5) {
+        if self.rng.random_bool(self.damage) {
             self.damage(&mut out);
         }
         out
@@ -164,7 +167,7 @@ impl<'a> Messages<'a> {
                 self.absurd = None;
                 ABSURD_COUNT
             }
-            _ => self.rng.random_range(0..4),
+            _ => self.rng.random_range(if self.fit == 1.0 { 1 } else { 0 }..4),
         }
     }
 
@@ -181,7 +184,7 @@ impl<'a> Messages<'a> {
             }
             Kind::String => {
                 key(BYTES);
-                let text = self.text(field.name());
+                let text = self.text(field);
                 varint(out, text.len() as u64);
                 out.extend_from_slice(&text);
             }
@@ -211,6 +214,7 @@ impl<'a> Messages<'a> {
                 key(VARINT);
                 // Enumerations, booleans and all integers are varints.
                 let integer = match field.kind() {
+                    Kind::Enum(_) if self.fit == 1.0 => self.rng.random_range(0..3),
                     Kind::Enum(_) => self.rng.random_range(-1..12),
                     Kind::Bool => self.rng.random_range(0..3),
                     _ => self.integer(field.name()),
@@ -249,6 +253,9 @@ impl<'a> Messages<'a> {
     }
 
     fn double(&mut self) -> f64 {
+        if self.rng.random_bool(self.fit) {
+            return self.rng.random_range(0.0..100.0);
+        }
         let edges = [
             0.0,
             -0.0,
@@ -280,12 +287,12 @@ impl<'a> Messages<'a> {
         now
     }
 
-    fn text(&mut self, name: &str) -> Vec<u8> {
+    fn text(&mut self, field: &FieldDescriptor) -> Vec<u8> {
         if self.is_absurdly_long() {
             return "ä".repeat(ABSURD_BYTES / 2).into_bytes();
         }
         if self.rng.random_bool(self.fit) {
-            return self.fitting_text(name).into_bytes();
+            return self.fitting_text(field).into_bytes();
         }
         let odd: [&[u8]; 16] = [
             b"",
@@ -313,22 +320,29 @@ impl<'a> Messages<'a> {
         odd.choose(&mut self.rng).expect("not empty").to_vec()
     }
 
-    /// A text that a field of this name may well hold.
-    fn fitting_text(&mut self, name: &str) -> String {
+    /// A text that this field may well hold.
+    fn fitting_text(&mut self, field: &FieldDescriptor) -> String {
+        let name = field.name();
         let known = match name {
-            "names" => "name",
+            "names" | "task" => "name",
             "page_token" => "next_page_token",
             other => other,
         };
-        let known = self.learnt.0.get(known).and_then(|known| known.choose(&mut self.rng));
-        if let Some(known) = known.filter(|_| self.rng.random_bool(0.6)) {
-            return known.clone();
+        let is_name = known == "name" && self.rng.random_bool(0.9);
+        let collection = if is_name { collection(field.parent_message().name()) } else { "" };
+        let known = self.learnt.0.get(known).into_iter().flatten().filter(|text| text.contains(collection));
+        if self.rng.random_bool(0.6)
+            && let Some(known) = known.collect::<Vec<_>>().choose(&mut self.rng)
+        {
+            return (*known).clone();
         }
         if name == "filter" {
             return self.filter();
         }
         let uuid = uuid::Builder::from_random_bytes(self.rng.random()).into_uuid();
-        vocabulary(name, &uuid.to_string()).choose(&mut self.rng).expect("not empty").clone()
+        let words = vocabulary(name, &uuid.to_string());
+        let words = words.iter().filter(|text| text.contains(collection)).collect::<Vec<_>>();
+        (*words.choose(&mut self.rng).expect("every collection is there")).clone()
     }
 
     /// Words of the filter language in any order; now and then they make sense.
@@ -369,7 +383,10 @@ impl<'a> Messages<'a> {
             "has",
             "\u{1F980}",
         ];
-        if self.rng.random_bool(0.3) {
+        if self.rng.random_bool(0.2) {
+            return String::new();
+        }
+        if self.rng.random_bool(0.4) {
             return "state = PENDING AND queue = \"default\"".to_owned();
         }
         if self.rng.random_ratio(1, 30) {
@@ -414,10 +431,21 @@ impl<'a> Messages<'a> {
     }
 }
 
+/// The collection that names in this message are of.
+fn collection(message: &str) -> &'static str {
+    match message {
+        _ if message.contains("BulkJob") => "/bulkJobs/",
+        _ if message.contains("Queue") => "/queues/",
+        _ if message.contains("Worker") => "/workers/",
+        _ if message.contains("Project") => "projects/",
+        _ => "/tasks/",
+    }
+}
+
 /// What a field of this name may hold.
 fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
     let texts: &[&str] = match name {
-        "parent" => &["", "projects/default", "projects/default/tasks/{}", "projects/other"],
+        "parent" => &["", "projects/default", "projects/default", "projects/default/tasks/{}", "projects/other"],
         "name" | "names" | "task" | "resource" => &[
             "projects/default",
             "projects/default/tasks/{}",
@@ -427,7 +455,7 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
         ],
         "task_id" => &["", "{}"],
         "project_id" => &["p-{}", "default"],
-        "page_token" | "resume_token" | "etag" => &["", "AQ", "bm90IGEgdG9rZW4", "{}"],
+        "page_token" | "resume_token" | "etag" => &["", "", "", "", "bm90IGEgdG9rZW4", "{}"],
         "request_id" => &["", "r1", "r2", "{}"],
         "order_by" => &["", "create_time", "create_time desc"],
         "paths" => {

@@ -23,6 +23,7 @@ pub mod backend;
 pub mod buf;
 pub mod calls;
 pub mod client;
+pub mod frames;
 pub mod history;
 pub mod invariants;
 pub mod load;
