@@ -7,17 +7,27 @@
 //! `make test` runs a short form of each; `make abuse` the full one. Everything random comes from a seed that is printed:
 //! `TASKTOWER_ABUSE_SEED=… TASKTOWER_ABUSE_COUNT=… cargo test --test it abuse::` does the same again.
 
+mod attacks;
 mod conversion;
+mod good_client;
+mod http2;
 mod wire;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 /// A seed to repeat a run with.
 const SEED: &str = "TASKTOWER_ABUSE_SEED";
+/// Set for the full form: longer, larger, and with promises about time. It wants a release build and a quiet machine.
+const FULL: &str = "TASKTOWER_ABUSE_FULL";
 /// Messages for each method, instead of the short form's number.
 const COUNT: &str = "TASKTOWER_ABUSE_COUNT";
 /// Most bytes of a message that are shown when a case fails.
 const SHOWN: usize = 2_048;
+
+/// Whether this is the full form.
+fn is_full() -> bool {
+    std::env::var_os(FULL).is_some()
+}
 
 /// A method of the API as the descriptors have it.
 #[derive(Clone, Debug)]
@@ -27,7 +37,6 @@ struct MethodCall {
     input: MessageDescriptor,
     output: MessageDescriptor,
     takes_stream: bool,
-    answers_stream: bool,
 }
 
 /// Every method there is.
@@ -39,7 +48,6 @@ fn methods() -> Vec<MethodCall> {
             input: method.input(),
             output: method.output(),
             takes_stream: method.is_client_streaming(),
-            answers_stream: method.is_server_streaming(),
         };
         service.methods().map(call).collect::<Vec<_>>()
     };

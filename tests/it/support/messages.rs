@@ -134,8 +134,10 @@ impl<'a> Messages<'a> {
             if is_message && depth >= limit {
                 continue;
             }
-            // A call that may wait is to answer at once.
+            // A call that may wait is to answer at once: a wait of nothing, which is not the same as none.
             if field.name() == "wait" {
+                varint(out, u64::from(field.number() << 3 | BYTES));
+                varint(out, 0);
                 continue;
             }
             let choices = field.containing_oneof().map_or(1, |oneof| oneof.fields().len());

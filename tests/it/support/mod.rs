@@ -31,6 +31,7 @@ pub mod messages;
 pub mod missing;
 pub mod process;
 pub mod python;
+pub mod raw;
 pub mod server;
 pub mod wait;
 
