@@ -4,6 +4,8 @@
 //! with a token or an empty answer, no connection is accepted, calls under way finish; and whatever is still open after
 //! [`HARD_LIMIT`] is left behind, because everything acknowledged is durable.
 
+mod descriptors;
+mod frames;
 mod health;
 mod incoming;
 
@@ -15,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::incoming::Incoming;
-use crate::{api, app::App, background::Driver, config::ServerConfig, shutdown, store::Store};
+use crate::{
+    api, api::layers::held::Ledger, app::App, background::Driver, config::ServerConfig, shutdown, store::Store,
+};
 
 /// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
 const HARD_LIMIT: Duration = Duration::from_secs(25);
@@ -27,8 +31,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION: u32 = 1_000;
 /// Connections are told to go elsewhere at about this age, so that new replicas get load.
 const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
-/// Metadata of one call.
+/// Metadata of one call, in bytes.
 const HEADER_LIMIT: u32 = 16 * 1024;
+/// Probes open at a time: an orchestrator has a handful.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Calls of one connection for probes at a time.
+const ADMIN_STREAMS: u32 = 16;
 /// Flow-control window of a stream: one full batch of submits fits, so it never waits for a window update.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of a connection.
@@ -51,6 +59,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 
+    let connections = descriptors::connection_limit(ADMIN_CONNECTIONS);
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
@@ -58,22 +67,22 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
 
     let layers = api::layers::Layers::load()?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-    let grpc = Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
-        .http2_max_header_list_size(Some(HEADER_LIMIT))
+    let ledger = Ledger::default();
+    let grpc = bounded(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         // Without a grace: tonic sends no GOAWAY when one is set. Streams end by their own age.
         .max_connection_age(age)
         .layer(layers)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(Incoming::new(listener), draining.clone().cancelled_owned());
-    let admin = Server::builder()
+        .serve_with_incoming_shutdown(
+            Incoming::new(listener, connections, ledger.clone()),
+            draining.clone().cancelled_owned(),
+        );
+    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, ledger);
+    let admin = bounded(ADMIN_STREAMS)
         .add_service(health.service.clone())
-        .serve_with_incoming_shutdown(Incoming::new(admin_listener), draining.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(probes, draining.clone().cancelled_owned());
     let serving = shutdown::spawn("serve", async move { tokio::try_join!(grpc, admin) });
 
     health.watch_database().await;
@@ -99,6 +108,15 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
     }
     Ok(())
+}
+
+/// A server within the bounds that hold on every port.
+fn bounded(streams: u32) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(streams))
+        .http2_max_header_list_size(Some(HEADER_LIMIT))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -229,8 +229,8 @@ impl Attack {
                 let list = prost::Message::encode_to_vec(&list);
                 for (index, id) in stream_ids().take(STREAMS).enumerate() {
                     // Some of them are streams that go on by themselves.
-                    let (path, message) = if index % 10 == 0 { (WATCH, Vec::new()) } else { (LIST, list.clone()) };
-                    raw.send(&call(id, path, &message)).await?;
+                    let (path, message) = if index % 10 == 0 { (WATCH, &[][..]) } else { (LIST, &list[..]) };
+                    raw.send(&call(id, path, message)).await?;
                 }
                 if self == Attack::UnreadAnswers {
                     // Not even the socket is read.
@@ -240,10 +240,13 @@ impl Attack {
                 Ok(())
             }
             Attack::ManyStreams => {
+                // All that are allowed, and then more and more of them.
                 let mut raw = Raw::connect(server, &[]).await?;
                 let mut ids = stream_ids();
+                let open = call_headers(SESSION);
                 loop {
-                    let burst: Vec<u8> = ids.by_ref().take(BURST).flat_map(|id| call(id, GET, &[])).collect();
+                    let open = |id| frame(HEADERS, END_HEADERS, id, &open);
+                    let burst: Vec<u8> = ids.by_ref().take(BURST).flat_map(open).collect();
                     raw.flood(&burst).await?;
                 }
             }

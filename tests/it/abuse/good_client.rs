@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -43,49 +43,49 @@ impl fmt::Display for Met {
 /// A client at work.
 pub struct GoodClient {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Met>,
+    met: Arc<Mutex<Met>>,
+    thread: JoinHandle<()>,
 }
 
 impl GoodClient {
     /// Connects and begins.
     pub fn start(endpoint: String) -> GoodClient {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, met) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Met::default())));
+        let (stopped, meets) = (stop.clone(), met.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(work(&endpoint, &stopped))
+            runtime.block_on(work(&endpoint, &stopped, &meets));
         });
-        GoodClient { stop, thread }
+        GoodClient { stop, met, thread }
     }
 
-    /// Ends and says what it met.
+    /// What it met since it was asked last.
+    pub fn since_last(&self) -> Met {
+        std::mem::take(&mut *self.met.lock().expect("nobody panics while it is held"))
+    }
+
+    /// Ends, after the call that is under way.
     pub fn end(self) -> Met {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it notes errors and does not panic")
+        self.thread.join().expect("it notes errors and does not panic");
+        std::mem::take(&mut *self.met.lock().expect("nobody panics while it is held"))
     }
 }
 
-/// What it meets in this time.
-pub async fn for_a_while(endpoint: String, duration: Duration) -> Met {
-    let client = GoodClient::start(endpoint);
-    pause("the client works", duration).await;
-    client.end()
-}
-
-async fn work(endpoint: &str, stop: &AtomicBool) -> Met {
+async fn work(endpoint: &str, stop: &AtomicBool, met: &Mutex<Met>) {
     let clients = Clients::connect_to(endpoint).await;
-    let mut met = Met::default();
-    // Not counted: the first calls make connections to the database and fill caches.
-    for _ in 0..20 {
-        let _ = submit_and_get(&clients, &mut Met::default()).await;
-    }
     while !stop.load(Ordering::Relaxed) {
-        if let Err(status) = submit_and_get(&clients, &mut met).await {
-            met.errors.push(format!("{:?}: {}", status.code(), status.message()));
+        let mut now = Met::default();
+        if let Err(status) = submit_and_get(&clients, &mut now).await {
+            now.errors.push(format!("{:?}: {}", status.code(), status.message()));
+        }
+        {
+            let mut met = met.lock().expect("nobody panics while it is held");
+            met.errors.append(&mut now.errors);
+            met.times.append(&mut now.times);
         }
         pause("the pace", PACE).await;
     }
-    met
 }
 
 async fn submit_and_get(clients: &Clients, met: &mut Met) -> Result<(), tonic::Status> {

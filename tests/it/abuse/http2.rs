@@ -10,11 +10,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tasktower::{client::payload, pb};
 
-use super::{
-    attacks::Attack,
-    good_client::{GoodClient, for_a_while},
-    is_full,
-};
+use super::{attacks::Attack, good_client::GoodClient, is_full};
 use crate::support::{
     backend::Database,
     client::Clients,
@@ -55,7 +51,7 @@ impl Form {
         if is_full() {
             Form { before: Duration::from_secs(5), during: Duration::from_secs(15), crowd: CROWD }
         } else {
-            Form { before: Duration::from_millis(100), during: Duration::from_millis(600), crowd: CROWD / 20 }
+            Form { before: Duration::from_millis(200), during: Duration::from_millis(600), crowd: CROWD / 20 }
         }
     }
 }
@@ -115,10 +111,13 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
     let address = server.endpoint().trim_start_matches("http://").parse().expect("an address");
     let process = server.process().id();
     let mut faults = Vec::new();
-    let mut calm = for_a_while(server.endpoint(), form.before).await;
+    let client = GoodClient::start(server.endpoint());
+    pause("its connection is warm", Duration::from_millis(100)).await;
+    client.since_last();
+    pause("the calm before", form.before).await;
+    let mut calm = client.since_last();
     let (log_before, memory_before) = (server.process().log().len(), resident(process));
 
-    let client = GoodClient::start(server.endpoint());
     let attacker = Attacker::start(attack, address, form.crowd);
     let mut most = memory_before;
     let until = std::time::Instant::now() + form.during;
@@ -126,8 +125,8 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
         pause("the attack goes on", Duration::from_millis(20)).await;
         most = most.max(resident(process));
     }
-    let mut attacked = client.end();
     drop(attacker);
+    let mut attacked = client.end();
 
     let back = eventually_back(process, memory_before).await;
     let (calm_p99, attacked_p99) = (calm.quantile(0.99), attacked.quantile(0.99));
@@ -183,8 +182,6 @@ async fn attacks_are_withstood() {
     let mut server = Server::start(&database).await;
     let clients = Clients::connect(&server).await;
     submit_large_tasks(&clients).await;
-    // Warm: what the first calls take is not the attacks'.
-    let _ = for_a_while(server.endpoint(), Duration::from_millis(300)).await;
     let process = server.process().id();
     let at_first = resident(process);
     let only = std::env::var("TASKTOWER_ABUSE_ONLY").unwrap_or_default();
