@@ -1,8 +1,9 @@
 //! The composition root: opens the database, builds the service, starts the loops, listens, and stops in order.
 //!
 //! Stopping: readiness is withdrawn and the server goes on serving for the drain delay; then streams and long-polls end
-//! with a token or an empty answer, no connection is accepted, calls under way finish; and whatever is still open after
-//! [`HARD_LIMIT`] is left behind, because everything acknowledged is durable.
+//! with a token or an empty answer, no connection is accepted, calls under way finish. Connections that are still open
+//! [`CLOSING_LIMIT`] later have nothing under way but a client that says or reads nothing; they are left behind, and so is
+//! everything at [`HARD_LIMIT`], because what was acknowledged is durable.
 
 mod descriptors;
 mod frames;
@@ -23,6 +24,9 @@ use crate::{
 
 /// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
 const HARD_LIMIT: Duration = Duration::from_secs(25);
+/// From the end of the drain delay until open connections are no longer waited for: a call may take 5 s, and its answer
+/// some time to arrive.
+const CLOSING_LIMIT: Duration = Duration::from_secs(8);
 /// An idle connection is tried this often …
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// … and given up when it does not answer for this long.
@@ -97,15 +101,15 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     draining.cancel();
     let ended = async {
         loops.ended().await;
-        let served = serving.await;
+        let served = tokio::time::timeout(CLOSING_LIMIT, serving).await;
         app.settled().await;
         served
     };
     match tokio::time::timeout_at(hard_limit, ended).await {
-        Ok(Ok(Ok(_))) => tracing::info!("stopped"),
+        Ok(Ok(Ok(Ok(_)))) => tracing::info!("stopped"),
+        Ok(Ok(Ok(Err(cause)))) => return Err(cause).context("serve"),
         Ok(Ok(Err(cause))) => return Err(cause).context("serve"),
-        Ok(Err(cause)) => return Err(cause).context("serve"),
-        Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod attacks;
 mod conversion;
 mod good_client;
 mod http2;
+mod stopping;
 mod wire;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
