@@ -10,7 +10,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tasktower::{client::payload, pb};
 
-use super::{attacks::Attack, good_client::GoodClient, is_full};
+use super::{attacks::Attack, good_client::GoodClient, is_full, memory::resident};
 use crate::support::{
     backend::Database,
     client::Clients,
@@ -54,13 +54,6 @@ impl Form {
             Form { before: Duration::from_millis(200), during: Duration::from_millis(600), crowd: CROWD / 20 }
         }
     }
-}
-
-/// Resident memory of a process, in bytes.
-fn resident(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// As many descriptors as this process may have; its children inherit that. Answers how large a crowd fits.

@@ -11,6 +11,8 @@ mod attacks;
 mod conversion;
 mod good_client;
 mod http2;
+mod memory;
+mod slow_readers;
 mod stopping;
 mod wire;
 
