@@ -31,15 +31,10 @@ pub fn of(headers: &HeaderMap, rule: &Rule, method: &str) -> Option<Duration> {
     let client = client.map(|limit| limit.saturating_sub(HEAD_START.min(limit / 2)));
     let own = match () {
         () if rule.is_stream => return client,
-        () if waits_itself(method) => LONG_POLL_LIMIT,
+        () if LONG_POLLS.contains(&method) => LONG_POLL_LIMIT,
         () => UNARY_LIMIT,
     };
     Some(client.map_or(own, |client| client.min(own)))
-}
-
-/// Whether the call may wait for something to happen.
-pub fn waits_itself(method: &str) -> bool {
-    LONG_POLLS.contains(&method)
 }
 
 /// Runs a future within a limit; none when it was not done in time.

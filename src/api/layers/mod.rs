@@ -36,7 +36,7 @@ use self::{
     caller::{Peer, Principal},
     request_body::RequestBody,
     stream_body::StreamBody,
-    turns::Turns,
+    turns::{Turns, Work},
 };
 use super::{
     access::{AccessRules, Rule},
@@ -129,27 +129,30 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let peer = request.extensions().get::<Peer>().cloned();
-    let account = peer.as_ref().map(|peer| peer.account.clone());
-    let is_much_work = turns::is_much_work(rule, request.headers(), deadline::waits_itself(method));
-    let request = request.map(|body| match &account {
-        Some(account) => Body::new(RequestBody::new(body, account)),
-        None => body,
+    let work = turns::work(rule, request.headers());
+    let place = turns::Place::default();
+    let request = request.map(|body| {
+        let Some(Peer { account, turns: of_connection, .. }) = &peer else { return body };
+        let body = RequestBody::new(body, account);
+        match work {
+            None => Body::new(body),
+            Some(_) => Body::new(body.after(turns.clone().take(of_connection.clone()), place.clone())),
+        }
     });
+    // Else its turn is over when its request is read and dropped.
+    let place = (work == Some(Work::Call)).then_some(place);
+    let account = peer.as_ref().map(|peer| &peer.account);
     let limit = deadline::of(request.headers(), rule, method);
     // Nothing of the handler is used after a panic, so it cannot be seen half done.
     let handler = async {
-        // Over when the answer is made.
-        let _turn = match is_much_work {
-            true => Some(turns.take(peer.as_ref().map(|peer| &peer.turns)).await),
-            false => None,
-        };
+        let _place = place;
         let handled = inner.call(request).await?;
         if rule.is_stream {
             return Ok::<_, S::Error>(Ok(handled));
         }
         // Whatever it is that makes the message, it does so here.
         let (head, body) = handled.into_parts();
-        let body = AnswerBody::take(body, account.as_ref()).await;
+        let body = AnswerBody::take(body, account).await;
         Ok(body.map(|body| Response::from_parts(head, Body::new(body))))
     };
     let handler = AssertUnwindSafe(handler).catch_unwind();
@@ -166,7 +169,7 @@ where
         return Ok(status::to_status(&error, request_id).into_http());
     }
     if rule.is_stream && refused.is_none() {
-        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, account, method, request_id))));
+        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, account.cloned(), method, request_id))));
     }
     Ok(handled)
 }

@@ -1,6 +1,7 @@
 //! The body of a request. It hands a message on when it is whole, and counts what has come until then: a client may begin
 //! a message of 4 MiB on each of its streams and never end it, and tonic makes room for all of a message as soon as its
-//! length is known. What is whole is the handler's, and the limits of the use cases hold.
+//! length is known. What is whole is the handler's, and the limits of the use cases hold. If the call has to wait for its
+//! turn (`turns`), it does so here, with its message whole.
 
 use std::{
     collections::VecDeque,
@@ -9,10 +10,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
-use super::held::{Account, Held};
+use super::{
+    held::{Account, Held},
+    turns::{Place, Turn},
+};
 use crate::api::MAX_REQUEST_BYTES;
 
 /// Bytes before a message on the wire: a flag, and the length in four bytes.
@@ -27,12 +32,22 @@ pub struct RequestBody {
     waiting: Waiting,
     ready: VecDeque<Frame<Bytes>>,
     held: Held,
+    /// Until the call has its turn.
+    turn: Option<BoxFuture<'static, Turn>>,
+    /// Where the turn is then.
+    place: Option<Place>,
 }
 
 impl RequestBody {
     /// Counts on this account.
     pub fn new(inner: Body, account: &Account) -> Self {
-        Self { inner: Some(inner), waiting: Waiting::default(), ready: VecDeque::new(), held: account.hold() }
+        let (waiting, ready) = (Waiting::default(), VecDeque::new());
+        Self { inner: Some(inner), waiting, ready, held: account.hold(), turn: None, place: None }
+    }
+
+    /// Waits for a turn before the first message is handed on, and leaves it in the place.
+    pub fn after(self, turn: impl Future<Output = Turn> + Send + 'static, place: Place) -> Self {
+        Self { turn: Some(Box::pin(turn)), place: Some(place), ..self }
     }
 }
 
@@ -43,6 +58,16 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         loop {
+            if !this.ready.is_empty()
+                && let Some(turn) = &mut this.turn
+            {
+                let turn = ready!(turn.as_mut().poll(context));
+                this.turn = None;
+                if let Some(place) = &this.place {
+                    // It is empty until now.
+                    let _ = place.set(turn);
+                }
+            }
             if let Some(frame) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }

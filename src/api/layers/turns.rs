@@ -3,9 +3,10 @@
 //! wait behind them.
 //!
 //! A call waits for a turn of its connection first and then for one of the server, so that a connection with a thousand
-//! lists is not a thousand places ahead of the others in the queue. Waiting counts on the call's deadline.
+//! lists is not a thousand places ahead of the others in the queue. It waits once its request is there, so that nobody
+//! has a turn who keeps us waiting (`request_body`), and waiting counts on the call's deadline.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -45,22 +46,35 @@ impl Turns {
         Self(Arc::new(Semaphore::new(cores.saturating_sub(1).clamp(LEAST, MOST))))
     }
 
-    /// Waits for its turn.
-    pub async fn take(&self, of_connection: Option<&Self>) -> Turn {
+    /// Waits for a turn of the connection, and then for one of these.
+    pub async fn take(self, of_connection: Self) -> Turn {
         // The semaphores are never closed; if they were, nobody would have to wait.
-        let _of_connection = match of_connection {
-            Some(turns) => turns.0.clone().acquire_owned().await.ok(),
-            None => None,
-        };
-        Turn { _of_connection, _of_server: self.0.clone().acquire_owned().await.ok() }
+        let _of_connection = of_connection.0.acquire_owned().await.ok();
+        Turn { _of_connection, _of_server: self.0.acquire_owned().await.ok() }
     }
 }
 
-/// Whether a call has to wait for its turn. `waits_itself`: it may take long without being much work.
-pub fn is_much_work(rule: &Rule, headers: &HeaderMap, waits_itself: bool) -> bool {
-    let is_compressed = headers.get(ENCODING).is_some_and(|encoding| encoding != "identity");
-    !rule.is_stream && !waits_itself && (rule.reads_many || is_compressed)
+/// What of a call is much work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// To read its request: it is compressed.
+    Request,
+    /// All of it.
+    Call,
 }
+
+/// What of a call is much work, if anything is. A stream is neither: it may be open for hours.
+pub fn work(rule: &Rule, headers: &HeaderMap) -> Option<Work> {
+    let is_compressed = headers.get(ENCODING).is_some_and(|encoding| encoding != "identity");
+    match () {
+        () if rule.is_stream => None,
+        () if rule.reads_many => Some(Work::Call),
+        () => is_compressed.then_some(Work::Request),
+    }
+}
+
+/// Where the turn of a call is, once it has one. Over when all clones are dropped.
+pub type Place = Arc<OnceLock<Turn>>;
 
 #[cfg(test)]
 mod tests {
@@ -74,8 +88,9 @@ mod tests {
     async fn a_connection_with_many_calls_is_not_ahead_of_another() {
         let server = Turns(Arc::new(Semaphore::new(OF_CONNECTION)));
         let (greedy, honest) = (Turns::of_connection(), Turns::of_connection());
-        let mut at_work = vec![server.take(Some(&greedy)).await, server.take(Some(&greedy)).await];
-        let (mut queue, mut mine) = (Box::pin(server.take(Some(&greedy))), Box::pin(server.take(Some(&honest))));
+        let mut at_work = vec![server.clone().take(greedy.clone()).await, server.clone().take(greedy.clone()).await];
+        let (mut queue, mut mine) =
+            (Box::pin(server.clone().take(greedy.clone())), Box::pin(server.clone().take(honest.clone())));
         let moment = Duration::from_millis(5);
         assert!(timeout(moment, &mut queue).await.is_err() && timeout(moment, &mut mine).await.is_err());
         // It came later, and is next: the other one waits for its own connection.

@@ -104,7 +104,7 @@ impl Attack {
     async fn alone(self, server: SocketAddr) {
         loop {
             // Cut off is what it is for.
-            let _ = self.connection(server).await;
+            let _ = Box::pin(self.connection(server)).await;
             tokio::task::yield_now().await;
         }
     }

@@ -49,7 +49,7 @@ struct Form {
 impl Form {
     fn of_this_run() -> Form {
         if is_full() {
-            Form { before: Duration::from_secs(5), during: Duration::from_secs(15), crowd: CROWD }
+            Form { before: Duration::from_secs(3), during: Duration::from_secs(8), crowd: CROWD }
         } else {
             Form { before: Duration::from_millis(200), during: Duration::from_millis(600), crowd: CROWD / 20 }
         }

@@ -2,7 +2,10 @@
 //! within its limits, and honest clients notice nothing.
 //!
 //! - `conversion`: random and damaged messages through decoding and conversion, in process.
-//! - `wire`: the same over the wire against a real server, with damaged frames and headers around them.
+//! - `http2`: attacks on HTTP/2 itself (`attacks`), beside an honest client (`good_client`).
+//! - `slow_readers`: watches that nobody reads.
+//! - `stopping`: SIGTERM with all of that around.
+//! - `wire`: the same messages over the wire against a real server, with damaged frames and headers around them.
 //!
 //! `make test` runs a short form of each; `make abuse` the full one. Everything random comes from a seed that is printed:
 //! `TASKTOWER_ABUSE_SEED=… TASKTOWER_ABUSE_COUNT=… cargo test --test it abuse::` does the same again.
