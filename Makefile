@@ -58,6 +58,20 @@ deny: ## Checks licences, sources and banned crates, if cargo-deny is installed
 		echo "deny: SKIPPED, cargo-deny is not installed (cargo install cargo-deny --version 0.20.2 --locked)" >&2; \
 	fi
 
+.PHONY: abuse
+# One test at a time, in a release build: it measures. ABUSE_COUNT messages for each method in process, ABUSE_CALLS over
+# the wire; TASKTOWER_ABUSE_SEED=… repeats a run.
+ABUSE_COUNT ?= 100000
+ABUSE_CALLS ?= 2000
+abuse: ## Hostile messages, attacks on HTTP/2, slow readers and stops in bad company, in full (about 25 min)
+	scripts/setup.sh cc rust postgres
+	TASKTOWER_ABUSE_COUNT=$(ABUSE_COUNT) $(CARGO) test --release --test it abuse::conversion -- --nocapture
+	TASKTOWER_TEST_REQUIRE_ALL=1 TASKTOWER_ABUSE_COUNT=$(ABUSE_CALLS) scripts/with-services.sh \
+		$(CARGO) test --release --test it abuse::wire -- --nocapture
+	TASKTOWER_TEST_REQUIRE_ALL=1 TASKTOWER_ABUSE_FULL=1 scripts/with-services.sh \
+		$(CARGO) test --release --test it abuse:: -- --nocapture --test-threads 1 \
+		--skip conversion --skip wire
+
 .PHONY: bench
 bench: ## Measures lifecycle, submit and latency of a release build (BENCH_ON='sqlite postgres')
 	scripts/setup.sh cc rust

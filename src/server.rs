@@ -1,9 +1,12 @@
 //! The composition root: opens the database, builds the service, starts the loops, listens, and stops in order.
 //!
 //! Stopping: readiness is withdrawn and the server goes on serving for the drain delay; then streams and long-polls end
-//! with a token or an empty answer, no connection is accepted, calls under way finish; and whatever is still open after
-//! [`HARD_LIMIT`] is left behind, because everything acknowledged is durable.
+//! with a token or an empty answer, no connection is accepted, calls under way finish. Connections that are still open
+//! [`CLOSING_LIMIT`] later have nothing under way but a client that says or reads nothing; they are left behind, and so is
+//! everything at [`HARD_LIMIT`], because what was acknowledged is durable.
 
+mod descriptors;
+mod frames;
 mod health;
 mod incoming;
 
@@ -15,10 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::incoming::Incoming;
-use crate::{api, app::App, background::Driver, config::ServerConfig, shutdown, store::Store};
+use crate::{
+    api, api::layers::held::Ledger, app::App, background::Driver, config::ServerConfig, shutdown, store::Store,
+};
 
 /// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
 const HARD_LIMIT: Duration = Duration::from_secs(25);
+/// From the end of the drain delay until open connections are no longer waited for: a call may take 5 s, and its answer
+/// some time to arrive.
+const CLOSING_LIMIT: Duration = Duration::from_secs(8);
 /// An idle connection is tried this often …
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// … and given up when it does not answer for this long.
@@ -27,8 +35,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION: u32 = 1_000;
 /// Connections are told to go elsewhere at about this age, so that new replicas get load.
 const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
-/// Metadata of one call.
+/// Metadata of one call, in bytes.
 const HEADER_LIMIT: u32 = 16 * 1024;
+/// Probes open at a time: an orchestrator has a handful.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Calls of one connection for probes at a time.
+const ADMIN_STREAMS: u32 = 16;
 /// Flow-control window of a stream: one full batch of submits fits, so it never waits for a window update.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of a connection.
@@ -51,6 +63,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 
+    let connections = descriptors::connection_limit(ADMIN_CONNECTIONS);
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
@@ -58,22 +71,22 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
 
     let layers = api::layers::Layers::load()?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-    let grpc = Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
-        .http2_max_header_list_size(Some(HEADER_LIMIT))
+    let ledger = Ledger::default();
+    let grpc = bounded(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         // Without a grace: tonic sends no GOAWAY when one is set. Streams end by their own age.
         .max_connection_age(age)
         .layer(layers)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(Incoming::new(listener), draining.clone().cancelled_owned());
-    let admin = Server::builder()
+        .serve_with_incoming_shutdown(
+            Incoming::new(listener, connections, ledger.clone()),
+            draining.clone().cancelled_owned(),
+        );
+    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, ledger);
+    let admin = bounded(ADMIN_STREAMS)
         .add_service(health.service.clone())
-        .serve_with_incoming_shutdown(Incoming::new(admin_listener), draining.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(probes, draining.clone().cancelled_owned());
     let serving = shutdown::spawn("serve", async move { tokio::try_join!(grpc, admin) });
 
     health.watch_database().await;
@@ -88,17 +101,26 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     draining.cancel();
     let ended = async {
         loops.ended().await;
-        let served = serving.await;
+        let served = tokio::time::timeout(CLOSING_LIMIT, serving).await;
         app.settled().await;
         served
     };
     match tokio::time::timeout_at(hard_limit, ended).await {
-        Ok(Ok(Ok(_))) => tracing::info!("stopped"),
+        Ok(Ok(Ok(Ok(_)))) => tracing::info!("stopped"),
+        Ok(Ok(Ok(Err(cause)))) => return Err(cause).context("serve"),
         Ok(Ok(Err(cause))) => return Err(cause).context("serve"),
-        Ok(Err(cause)) => return Err(cause).context("serve"),
-        Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
     }
     Ok(())
+}
+
+/// A server within the bounds that hold on every port.
+fn bounded(streams: u32) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(streams))
+        .http2_max_header_list_size(Some(HEADER_LIMIT))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -4,8 +4,9 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `TASKTOWER_LOG` says otherwise, in the syntax of `RUST_LOG`.
-const DEFAULT_FILTER: &str = "info,sea_orm_migration=warn";
+/// What is logged unless `TASKTOWER_LOG` says otherwise, in the syntax of `RUST_LOG`. h2 warns of frames that a client
+/// should not send, once for each, and sqlx of each call that waited long for a connection: floods would fill the disk.
+const DEFAULT_FILTER: &str = "info,sea_orm_migration=warn,h2=error,sqlx::pool=error";
 
 /// Starts logging. A terminal gets text, anything else JSON.
 pub fn start() -> anyhow::Result<()> {

@@ -21,7 +21,12 @@ pub struct Rule {
     pub audit: pb::Audit,
     /// Whether the answer is a stream, which has its own limits of time.
     pub is_stream: bool,
+    /// Whether the answer is a page or a batch of things, which is much more work than one.
+    pub reads_many: bool,
 }
+
+/// How the names of methods begin that read many things at once (AIP-132, AIP-231).
+const READS_MANY: [&str; 2] = ["List", "BatchGet"];
 
 /// Methods that are not ours: their path, and whether the answer is a stream. They need no permission, because probes have
 /// no credentials and reflection shows only what the documentation shows.
@@ -59,7 +64,8 @@ impl AccessRules {
             }
         }
         for (path, is_stream) in OPEN {
-            let rule = Rule { permission: None, resource: String::new(), audit: pb::Audit::None, is_stream };
+            let (resource, audit) = (String::new(), pb::Audit::None);
+            let rule = Rule { permission: None, resource, audit, is_stream, reads_many: false };
             rules.insert(path.to_owned(), rule);
         }
         Ok(Self(rules))
@@ -84,7 +90,9 @@ fn rule(method: &MethodDescriptor, message: &DynamicMessage) -> Option<Rule> {
         return None;
     }
     let resource = message.get_field_by_name("resource").as_deref().and_then(Value::as_str).unwrap_or("").to_owned();
-    Some(Rule { permission: Some(permission), resource, audit, is_stream: method.is_server_streaming() })
+    let is_stream = method.is_server_streaming();
+    let reads_many = READS_MANY.iter().any(|begin| method.name().starts_with(begin));
+    Some(Rule { permission: Some(permission), resource, audit, is_stream, reads_many })
 }
 
 #[cfg(test)]
@@ -104,8 +112,11 @@ mod tests {
             resource: "parent".into(),
             audit: pb::Audit::Journal,
             is_stream: false,
+            reads_many: false,
         };
         assert_eq!(*submit, expected);
+        assert!(rules.of("/tasktower.v1.TaskService/ListTasks").unwrap().reads_many);
+        assert!(rules.of("/tasktower.v1.TaskService/BatchGetTasks").unwrap().reads_many);
         assert!(rules.of("/tasktower.v1.TaskService/WatchTasks").unwrap().is_stream);
         assert!(rules.of("/tasktower.v1.TaskService/Nonsense").is_none());
     }

@@ -118,6 +118,10 @@ pub fn unreadable(status: &Status) -> Option<Error> {
         (Code::Internal, text) if text.contains("Missing request message") => {
             "is missing; the method takes one message".to_owned()
         }
+        // The connection broke, so nobody hears the answer; the log is not to call it a fault of ours.
+        (Code::Unknown, text) if text.contains("reading a body from connection") => {
+            return status.details().is_empty().then_some(Error::Reconnect);
+        }
         _ => return None,
     };
     // What we made ourselves has details.

@@ -1,13 +1,14 @@
-//! Accepts connections, with the bounds tonic does not set: how many are open, how long one may stay silent before it
-//! speaks HTTP/2, and what happens when the process is out of descriptors. Small writes go out at once (TCP_NODELAY):
-//! without it answers wait for delayed acknowledgements, about 40 ms each.
+//! Accepts connections, with the bounds hyper and tonic do not set: how many are open, how long one may take until it
+//! speaks HTTP/2, how many empty frames it may send (`frames`), how much it may make us hold (`api::layers::held`), and
+//! what happens when the process is out of descriptors. Small writes go out at once (TCP_NODELAY): without it answers
+//! wait for delayed acknowledgements, about 40 ms each.
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::Stream;
@@ -17,40 +18,55 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-/// Connections open at a time, per listener.
-const CONNECTION_LIMIT: usize = 10_000;
-/// From accept to the first byte.
+use super::frames::FrameGauge;
+use crate::api::layers::{
+    caller::Peer,
+    held::{Account, Ledger},
+    turns::Turns,
+};
+
+/// From accept to the end of the preface.
 const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no descriptors left; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The connections of one listener.
 pub(super) struct Incoming {
-    accept: Pin<Box<dyn Future<Output = Accepted> + Send>>,
+    accept: Pin<Box<dyn Future<Output = (Listening, io::Result<Connection>)> + Send>>,
 }
 
-type Accepted = (TcpListener, Arc<Semaphore>, io::Result<Connection>);
+struct Listening {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    ledger: Ledger,
+}
 
 impl Incoming {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self { accept: Box::pin(accept(listener, Arc::new(Semaphore::new(CONNECTION_LIMIT)))) }
+    /// Accepts up to `limit` connections at a time. What they make us hold is in the ledger.
+    pub(super) fn new(listener: TcpListener, limit: usize, ledger: Ledger) -> Self {
+        let listening = Listening { listener, places: Arc::new(Semaphore::new(limit)), ledger };
+        Self { accept: Box::pin(accept(listening)) }
     }
 }
 
-async fn accept(listener: TcpListener, limit: Arc<Semaphore>) -> Accepted {
+async fn accept(listening: Listening) -> (Listening, io::Result<Connection>) {
     loop {
         // Beyond the limit connections wait in the kernel's queue. The semaphore is never closed.
-        let Ok(permit) = limit.clone().acquire_owned().await else { continue };
-        match listener.accept().await {
+        let Ok(place) = listening.places.clone().acquire_owned().await else { continue };
+        match listening.listener.accept().await {
             Ok((stream, _)) => {
                 let connection = stream.set_nodelay(true).map(|()| Connection {
                     stream,
                     preface: Some(Box::pin(sleep(PREFACE_LIMIT))),
-                    _permit: permit,
+                    gauge: FrameGauge::new(Instant::now()),
+                    rest: None,
+                    account: listening.ledger.open(),
+                    turns: Turns::of_connection(),
+                    _place: place,
                 });
-                return (listener, limit, connection);
+                return (listening, connection);
             }
             Err(cause) => {
                 tracing::warn!(%cause, "a connection could not be accepted");
@@ -64,35 +80,54 @@ impl Stream for Incoming {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Poll::Ready((listener, limit, connection)) = self.accept.as_mut().poll(cx) else { return Poll::Pending };
-        self.accept = Box::pin(accept(listener, limit));
+        let Poll::Ready((listening, connection)) = self.accept.as_mut().poll(cx) else { return Poll::Pending };
+        self.accept = Box::pin(accept(listening));
         Poll::Ready(Some(connection))
     }
 }
 
-/// A connection that must speak in time.
+/// A connection that must speak in time and keep within bounds.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Until the first byte.
+    /// Until the preface is there.
     preface: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
+    gauge: FrameGauge,
+    /// While nothing is read, because too many empty frames were.
+    rest: Option<Pin<Box<Sleep>>>,
+    account: Account,
+    turns: Turns,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        Peer { address: self.stream.connect_info(), account: self.account.clone(), turns: self.turns.clone() }
     }
+}
+
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "it makes the server hold too much")
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.account.poll_cut_off(cx).is_ready() {
+            return Poll::Ready(Err(cut_off()));
+        }
+        if let Some(rest) = &mut this.rest {
+            std::task::ready!(rest.as_mut().poll(cx));
+            this.rest = None;
+        }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.preface = None;
-        } else if let Some(limit) = &mut self.preface
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.gauge.take(&buf.filled()[before..]);
+        this.rest = this.gauge.rest(Instant::now()).map(|rest| Box::pin(sleep(rest)));
+        if this.gauge.has_spoken() {
+            this.preface = None;
+        } else if let Some(limit) = &mut this.preface
             && limit.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the connection never spoke")));
@@ -103,6 +138,10 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // hyper does not read while it cannot write.
+        if self.account.poll_cut_off(cx).is_ready() {
+            return Poll::Ready(Err(cut_off()));
+        }
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -119,6 +158,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.account.poll_cut_off(cx).is_ready() {
+            return Poll::Ready(Err(cut_off()));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

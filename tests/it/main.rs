@@ -4,6 +4,7 @@
 //! buf and Python, and then nothing may be left out.
 //!
 //! - `support` is what tests stand on: a server process, a fresh database, clients, waiting.
+//! - `abuse` is hostile input: messages, frames and clients nobody wants.
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
@@ -15,6 +16,7 @@
     reason = "the bans shape the product; tests have no runtime to block and no stop to join"
 )]
 
+mod abuse;
 mod app;
 mod architecture;
 mod coverage;

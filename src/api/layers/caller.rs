@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Request, header::USER_AGENT};
 use tonic::transport::server::TcpConnectInfo;
 
+use super::{held::Account, turns::Turns};
 use crate::{
     api::access::DEVELOPER,
     context::{Caller, CallerInfo},
@@ -12,6 +13,17 @@ use crate::{
 
 /// A principal's name, shared by all its calls.
 pub type Principal = Arc<str>;
+
+/// The connection a call came on; whoever accepts it puts that into the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where from.
+    pub address: TcpConnectInfo,
+    /// What we hold for it.
+    pub account: Account,
+    /// Its turns for calls that are much work.
+    pub turns: Turns,
+}
 
 /// Most bytes kept of what a caller calls itself; it goes into every journal row.
 const MAX_AGENT: usize = 128;
@@ -23,7 +35,7 @@ pub fn developer() -> Principal {
 
 /// The caller of a request.
 pub fn of<B>(request: &Request<B>, principal: Principal, request_id: String) -> Caller {
-    let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let address = request.extensions().get::<Peer>().and_then(|peer| peer.address.remote_addr());
     Caller::new(CallerInfo {
         principal,
         request_id,

@@ -3,11 +3,18 @@
 //!
 //! [`Layers`] goes around all routes. It answers itself, with details like every error of ours, what does not reach a
 //! handler: an unknown method, a caller without the right, a deadline, a panic, a message that cannot be read. The body of
-//! a stream is wrapped too (`stream_body`), because a stream fails long after its head.
+//! a stream is wrapped too (`stream_body`), because a stream fails long after its head. What is held for a client, in
+//! either direction, counts on the account of its connection (`held`, `request_body`, `answer_body`). Calls that are much
+//! work wait for their turn (`turns`).
 
-mod caller;
+pub mod caller;
+pub mod held;
+pub mod turns;
+
+mod answer_body;
 mod deadline;
 mod log;
+mod request_body;
 mod request_id;
 mod stream_body;
 
@@ -24,7 +31,13 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use self::{caller::Principal, stream_body::StreamBody};
+use self::{
+    answer_body::AnswerBody,
+    caller::{Peer, Principal},
+    request_body::RequestBody,
+    stream_body::StreamBody,
+    turns::{Turns, Work},
+};
 use super::{
     access::{AccessRules, Rule},
     status,
@@ -36,12 +49,13 @@ use crate::error::Error;
 pub struct Layers {
     rules: Arc<AccessRules>,
     developer: Principal,
+    turns: Turns,
 }
 
 impl Layers {
     /// With the rules of this binary; every caller is the developer.
     pub fn load() -> anyhow::Result<Self> {
-        Ok(Self { rules: Arc::new(AccessRules::load()?), developer: caller::developer() })
+        Ok(Self { rules: Arc::new(AccessRules::load()?), developer: caller::developer(), turns: Turns::of_server() })
     }
 }
 
@@ -60,11 +74,10 @@ pub struct Layered<S> {
     layers: Layers,
 }
 
-impl<S, B> Service<Request<B>> for Layered<S>
+impl<S> Service<Request<Body>> for Layered<S>
 where
-    S: Service<Request<B>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
-    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -74,12 +87,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let started = Instant::now();
         // The instance that was polled ready is the one to call; its clone waits for the next call.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        let rules = self.layers.rules.clone();
+        let Layers { rules, turns, .. } = self.layers.clone();
         let id = request_id::of(request.headers());
         let caller = caller::of(&request, self.layers.developer.clone(), id.clone());
         let method = request.uri().path().to_owned();
@@ -93,7 +106,7 @@ where
                 Some(rule) if !AccessRules::allows(&principal, rule) => {
                     status::permission_denied(&id, &method).into_http()
                 }
-                Some(rule) => run(inner, request, rule, &method, &id).await?,
+                Some(rule) => run(inner, request, &turns, rule, &method, &id).await?,
             };
             request_id::mark(response.headers_mut(), &id);
             log::failed(&method, started, Status::from_header_map(response.headers()).as_ref());
@@ -104,33 +117,59 @@ where
 }
 
 /// Runs the handler within its time, and turns what goes wrong around it into a status.
-async fn run<S, B>(
+async fn run<S>(
     mut inner: S,
-    request: Request<B>,
+    request: Request<Body>,
+    turns: &Turns,
     rule: &Rule,
     method: &str,
     request_id: &str,
 ) -> Result<Response<Body>, S::Error>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
 {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let work = turns::work(rule, request.headers());
+    let place = turns::Place::default();
+    let request = request.map(|body| {
+        let Some(Peer { account, turns: of_connection, .. }) = &peer else { return body };
+        let body = RequestBody::new(body, account);
+        match work {
+            None => Body::new(body),
+            Some(_) => Body::new(body.after(turns.clone().take(of_connection.clone()), place.clone())),
+        }
+    });
+    // Else its turn is over when its request is read and dropped.
+    let place = (work == Some(Work::Call)).then_some(place);
+    let account = peer.as_ref().map(|peer| &peer.account);
     let limit = deadline::of(request.headers(), rule, method);
     // Nothing of the handler is used after a panic, so it cannot be seen half done.
-    let handler = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
+    let handler = async {
+        let _place = place;
+        let handled = inner.call(request).await?;
+        if rule.is_stream {
+            return Ok::<_, S::Error>(Ok(handled));
+        }
+        // Whatever it is that makes the message, it does so here.
+        let (head, body) = handled.into_parts();
+        let body = AnswerBody::take(body, account).await;
+        Ok(body.map(|body| Response::from_parts(head, Body::new(body))))
+    };
+    let handler = AssertUnwindSafe(handler).catch_unwind();
     let handled = match deadline::within(limit, handler).await {
         None => return Ok(status::to_status(&Error::DeadlineExceeded, request_id).into_http()),
         Some(Err(_)) => {
             tracing::error!(method, request.id = request_id, "the handler panicked");
             return Ok(status::panicked(request_id).into_http());
         }
-        Some(Ok(handled)) => handled?,
+        Some(Ok(handled)) => handled?.unwrap_or_else(Status::into_http),
     };
     let refused = Status::from_header_map(handled.headers());
     if let Some(error) = refused.as_ref().and_then(status::unreadable) {
         return Ok(status::to_status(&error, request_id).into_http());
     }
     if rule.is_stream && refused.is_none() {
-        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, method, request_id))));
+        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, account.cloned(), method, request_id))));
     }
     Ok(handled)
 }
@@ -150,7 +189,7 @@ mod tests {
 
     async fn call<F, R>(request: http::request::Builder, handler: F) -> Response<Body>
     where
-        F: Fn(Request<()>) -> R + Clone + Send + 'static,
+        F: Fn(Request<Body>) -> R + Clone + Send + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let inner = service_fn(move |request| {
@@ -158,7 +197,7 @@ mod tests {
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let layers = Layers::load().unwrap();
-        layers.layer(inner).oneshot(request.body(()).unwrap()).await.unwrap()
+        layers.layer(inner).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     fn status_of(response: &Response<Body>) -> Status {
@@ -171,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_request_id_of_the_caller_is_kept_and_echoed() {
-        let handler = |request: Request<()>| async move {
+        let handler = |request: Request<Body>| async move {
             let caller = request.extensions().get::<Caller>().unwrap();
             assert_eq!((caller.request_id.as_str(), &*caller.principal), ("abc-1", "system:dev"));
             assert_eq!(caller.agent.as_deref(), Some("test/1"));

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
-use super::log;
+use super::{answer_body::counted, held::Account, log};
 use crate::{api::status, error::Error};
 
 /// A body that always ends with trailers.
@@ -23,6 +23,8 @@ pub struct StreamBody {
     /// None once it ended.
     inner: Option<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Of the connection, for what it does not read.
+    account: Option<Account>,
     method: String,
     request_id: String,
     started: Instant,
@@ -31,10 +33,11 @@ pub struct StreamBody {
 
 impl StreamBody {
     /// `limit` counts from now.
-    pub fn new(inner: Body, limit: Option<Duration>, method: &str, request_id: &str) -> Self {
+    pub fn new(inner: Body, limit: Option<Duration>, account: Option<Account>, method: &str, request_id: &str) -> Self {
         Self {
             inner: Some(inner),
             deadline: limit.map(|limit| Box::pin(tokio::time::sleep(limit))),
+            account,
             method: method.to_owned(),
             request_id: request_id.to_owned(),
             started: Instant::now(),
@@ -75,7 +78,8 @@ impl HttpBody for StreamBody {
                     let status = Status::from_header_map(trailers);
                     this.span.in_scope(|| log::failed(&this.method, this.started, status.as_ref()));
                 }
-                Poll::Ready(frame)
+                let account = this.account.as_ref();
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| counted(data, account)))))
             }
             Ok(Poll::Pending) => {
                 let deadline = this.deadline.as_mut();
@@ -115,7 +119,7 @@ mod tests {
     }
 
     async fn last_status(inner: Inner, limit: Option<Duration>) -> Status {
-        let mut body = StreamBody::new(Body::new(inner), limit, "/m", "r-1");
+        let mut body = StreamBody::new(Body::new(inner), limit, None, "/m", "r-1");
         let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
         assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
         Status::from_header_map(frame.trailers_ref().unwrap()).unwrap()

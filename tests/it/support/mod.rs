@@ -23,12 +23,15 @@ pub mod backend;
 pub mod buf;
 pub mod calls;
 pub mod client;
+pub mod frames;
 pub mod history;
 pub mod invariants;
 pub mod load;
+pub mod messages;
 pub mod missing;
 pub mod process;
 pub mod python;
+pub mod raw;
 pub mod server;
 pub mod wait;
 

@@ -1,0 +1,204 @@
+//! What the server holds for its clients: answers they have not read yet, requests they have not finished. HTTP/2 gives a
+//! client the say in both, by its windows and its pace, so without a bound one could make us hold gigabytes.
+//!
+//! The cast: the [`Ledger`] of the process knows how much each connection makes us hold; an [`Account`] belongs to one
+//! connection; a [`Held`] is some bytes, taken off when it is dropped. When everything together exceeds [`LIMIT`], the
+//! connection that makes us hold most is cut off, so that those who read what they ask for never notice. What it had
+//! open ends as with any connection that breaks.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+
+/// Bytes held for all clients together: sixteen answers of the largest size, and far more of the usual ones.
+const LIMIT: usize = 64 * 1024 * 1024;
+
+/// Who makes the process hold how much. Clones are the same ledger.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    entries: Arc<Mutex<Entries>>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Of those that are not cut off: what those hold is on its way out.
+    total: usize,
+    next_id: u64,
+    of_connection: HashMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    held: usize,
+    cut_off: Arc<CutOff>,
+}
+
+#[derive(Debug, Default)]
+struct CutOff {
+    is_set: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { entries: Arc::default(), limit: LIMIT }
+    }
+}
+
+impl Ledger {
+    /// An account for a new connection.
+    pub fn open(&self) -> Account {
+        let cut_off = Arc::new(CutOff::default());
+        let mut entries = self.lock();
+        let id = entries.next_id;
+        entries.next_id += 1;
+        entries.of_connection.insert(id, Entry { held: 0, cut_off: cut_off.clone() });
+        Account(Arc::new(Connection { ledger: self.clone(), id, cut_off }))
+    }
+
+    fn change(&self, id: u64, from: usize, to: usize) {
+        let mut entries = self.lock();
+        let Entries { total, of_connection, .. } = &mut *entries;
+        let Some(entry) = of_connection.get_mut(&id) else { return };
+        entry.held = entry.held + to - from;
+        if entry.cut_off.is_set.load(Ordering::Relaxed) {
+            return;
+        }
+        *total = *total + to - from;
+        while *total > self.limit {
+            let others = of_connection.values().filter(|entry| !entry.cut_off.is_set.load(Ordering::Relaxed));
+            let Some(largest) = others.max_by_key(|entry| entry.held) else { return };
+            tracing::warn!(bytes = largest.held, "a connection is cut off: it makes the server hold too much");
+            *total -= largest.held;
+            largest.cut_off.is_set.store(true, Ordering::Release);
+            largest.cut_off.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // A panic while it was held left nothing half-done.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one connection makes us hold. Clones are the same account.
+#[derive(Clone, Debug)]
+pub struct Account(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    ledger: Ledger,
+    id: u64,
+    cut_off: Arc<CutOff>,
+}
+
+impl Account {
+    /// Nothing held yet.
+    pub fn hold(&self) -> Held {
+        Held { account: self.clone(), bytes: 0 }
+    }
+
+    /// Ready once the connection is to be closed.
+    pub fn poll_cut_off(&self, context: &mut Context<'_>) -> Poll<()> {
+        let CutOff { is_set, waker } = &*self.0.cut_off;
+        waker.register(context.waker());
+        if is_set.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Everything held has an account, so nothing is left.
+        self.ledger.lock().of_connection.remove(&self.id);
+    }
+}
+
+/// Some bytes held for a connection.
+#[derive(Debug)]
+pub struct Held {
+    account: Account,
+    bytes: usize,
+}
+
+impl Held {
+    /// As many bytes as this.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes {
+            self.account.0.ledger.change(self.account.0.id, self.bytes, bytes);
+            self.bytes = bytes;
+        }
+    }
+
+    /// The data, held until its last byte is written or thrown away.
+    pub fn until_written(mut self, data: Bytes) -> Bytes {
+        self.set(data.len());
+        Bytes::from_owner(HeldData { data, _held: self })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+struct HeldData {
+    data: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for HeldData {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_cut_off(account: &Account) -> bool {
+        account.poll_cut_off(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn the_one_that_makes_us_hold_most_is_cut_off() {
+        let ledger = Ledger { limit: 100, ..Ledger::default() };
+        let (greedy, honest) = (ledger.open(), ledger.open());
+        let mut few = honest.hold();
+        few.set(20);
+        let mut many: Vec<_> = (0..8).map(|_| greedy.hold().until_written(Bytes::from_static(&[0; 10]))).collect();
+        assert!(!is_cut_off(&greedy));
+        // It is the honest one's byte that is too many, and still not its fault.
+        few.set(21);
+        assert!(is_cut_off(&greedy) && !is_cut_off(&honest));
+        // What is cut off no longer counts.
+        many.extend((0..8).map(|_| greedy.hold().until_written(Bytes::from_static(&[0; 10]))));
+        few.set(100);
+        assert!(!is_cut_off(&honest));
+        drop((many, few, greedy, honest));
+        let entries = ledger.lock();
+        assert_eq!((entries.total, entries.of_connection.len()), (0, 0));
+    }
+
+    #[test]
+    fn data_is_held_until_its_last_part_is_gone() {
+        let ledger = Ledger::default();
+        let account = ledger.open();
+        let mut data = account.hold().until_written(Bytes::from_static(b"abcdef"));
+        let part = data.split_to(2);
+        drop(data);
+        assert_eq!(ledger.lock().total, 6);
+        drop(part);
+        assert_eq!(ledger.lock().total, 0);
+    }
+}

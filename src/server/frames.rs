@@ -1,0 +1,147 @@
+//! Counts the HTTP/2 frames of a connection that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, resets,
+//! CONTINUATION, and DATA of next to nothing. They cost a client a few bytes each and us as much work as a call, so more
+//! than any client needs is not refused but read later: the connection rests ([`FrameGauge::rest`]).
+//!
+//! It sees the bytes before hyper does and changes nothing. It sits above TLS, should there be any.
+
+use std::time::{Duration, Instant};
+
+/// Frames without content a connection may send a second. Calls need none; a client that reads large answers sends a few
+/// window updates for each, one that measures its line a PING for each round trip.
+const RATE: u32 = 5_000;
+/// How many of them at once: a client that cancels all its streams, a few times over.
+const BURST: i64 = 5_000;
+/// DATA below this that does not end its stream counts: no message of ours is that small, prefix and all.
+const TINY_DATA: usize = 8;
+
+/// What every client says first.
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+/// Bytes before the payload of a frame.
+const HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+
+/// Follows the frames of one connection.
+#[derive(Debug)]
+pub(super) struct FrameGauge {
+    /// Of the preface, still to come.
+    preface: usize,
+    head: [u8; HEAD],
+    head_bytes: usize,
+    /// Of the payload, still to come.
+    payload: usize,
+    /// Frames that may still come; below zero it rests.
+    budget: i64,
+    refilled: Instant,
+}
+
+impl FrameGauge {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { preface: PREFACE, head: [0; HEAD], head_bytes: 0, payload: 0, budget: BURST, refilled: now }
+    }
+
+    /// Whether the client has said its preface.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.preface == 0
+    }
+
+    /// Takes note of what was read.
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let part = if self.preface > 0 {
+                let part = bytes.len().min(self.preface);
+                self.preface -= part;
+                part
+            } else if self.payload > 0 {
+                let part = bytes.len().min(self.payload);
+                self.payload -= part;
+                part
+            } else {
+                let part = bytes.len().min(HEAD - self.head_bytes);
+                self.head[self.head_bytes..][..part].copy_from_slice(&bytes[..part]);
+                self.head_bytes += part;
+                if self.head_bytes == HEAD {
+                    self.frame();
+                }
+                part
+            };
+            bytes = &bytes[part..];
+        }
+    }
+
+    /// A frame begins.
+    fn frame(&mut self) {
+        let [length @ .., kind, flags, _, _, _, _] = self.head;
+        let [a, b, c] = length;
+        self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.head_bytes = 0;
+        let carries = match kind {
+            HEADERS => true,
+            DATA => self.payload >= TINY_DATA || flags & END_STREAM != 0,
+            _ => false,
+        };
+        if !carries {
+            self.budget -= 1;
+        }
+    }
+
+    /// How long the connection is to rest before it is read again; none when it is within bounds.
+    pub(super) fn rest(&mut self, now: Instant) -> Option<Duration> {
+        if self.budget >= 0 {
+            return None;
+        }
+        let refill = now.saturating_duration_since(self.refilled).as_micros() * u128::from(RATE) / 1_000_000;
+        self.budget = self.budget.saturating_add(i64::try_from(refill).unwrap_or(BURST)).min(BURST);
+        self.refilled = now;
+        let missing = u32::try_from(-self.budget).ok().filter(|missing| *missing > 0)?;
+        Some(Duration::from_secs(1) * missing / RATE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload as u8, kind, flags, 0, 0, 0, 1];
+        frame.resize(HEAD + payload, 0xff);
+        frame
+    }
+
+    fn spoken(now: Instant) -> FrameGauge {
+        let mut gauge = FrameGauge::new(now);
+        assert!(!gauge.has_spoken());
+        gauge.take(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert!(gauge.has_spoken());
+        gauge
+    }
+
+    #[test]
+    fn calls_cost_nothing_and_empty_frames_do_whatever_the_pieces() {
+        let now = Instant::now();
+        for size in [1, 7, 1_000] {
+            let mut gauge = spoken(now);
+            let call = [frame(HEADERS, 4, 90), frame(DATA, END_STREAM, 5), frame(DATA, 0, 60)].concat();
+            let empty = [frame(DATA, 0, 0), frame(6, 0, 8), frame(4, 0, 0), frame(9, 0, 3)].concat();
+            for bytes in [call, empty].concat().chunks(size) {
+                gauge.take(bytes);
+            }
+            assert_eq!(BURST - gauge.budget, 4);
+        }
+    }
+
+    #[test]
+    fn a_flood_rests_until_its_time_has_come() {
+        let now = Instant::now();
+        let mut gauge = spoken(now);
+        gauge.take(&frame(6, 0, 8).repeat(BURST as usize));
+        assert_eq!(gauge.rest(now), None);
+        gauge.take(&frame(6, 0, 8).repeat(RATE as usize));
+        assert_eq!(gauge.rest(now), Some(Duration::from_secs(1)));
+        let later = now + Duration::from_millis(400);
+        assert_eq!(gauge.rest(later), Some(Duration::from_millis(600)));
+        assert_eq!(gauge.rest(now + Duration::from_secs(60)), None);
+        assert!(gauge.budget <= BURST);
+    }
+}

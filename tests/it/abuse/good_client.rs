@@ -1,0 +1,101 @@
+//! The honest client beside every attack: it submits a task and reads it again, at a steady pace, on a connection of its
+//! own. It runs on a thread of its own, so that what it measures is the server and not the attacker in this process.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tasktower::pb;
+
+use crate::support::{client::Clients, wait::pause};
+
+/// Between two calls: enough of them for a p99 in a few seconds, and no load to speak of.
+const PACE: Duration = Duration::from_millis(4);
+
+/// What the client met.
+#[derive(Default)]
+pub struct Met {
+    pub errors: Vec<String>,
+    times: Vec<Duration>,
+}
+
+impl Met {
+    /// The time that this share of the calls stayed below, of 0 to 1.
+    pub fn quantile(&mut self, share: f64) -> Duration {
+        self.times.sort_unstable();
+        let last = self.times.len().saturating_sub(1);
+        self.times.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} calls, {} errors", self.times.len(), self.errors.len())
+    }
+}
+
+/// A client at work.
+pub struct GoodClient {
+    stop: Arc<AtomicBool>,
+    met: Arc<Mutex<Met>>,
+    thread: JoinHandle<()>,
+}
+
+impl GoodClient {
+    /// Connects and begins.
+    pub fn start(endpoint: String) -> GoodClient {
+        let (stop, met) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Met::default())));
+        let (stopped, meets) = (stop.clone(), met.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(work(&endpoint, &stopped, &meets));
+        });
+        GoodClient { stop, met, thread }
+    }
+
+    /// What it met since it was asked last.
+    pub fn since_last(&self) -> Met {
+        std::mem::take(&mut *self.met.lock().expect("nobody panics while it is held"))
+    }
+
+    /// Ends, after the call that is under way.
+    pub fn end(self) -> Met {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it notes errors and does not panic");
+        std::mem::take(&mut *self.met.lock().expect("nobody panics while it is held"))
+    }
+}
+
+async fn work(endpoint: &str, stop: &AtomicBool, met: &Mutex<Met>) {
+    let clients = Clients::connect_to(endpoint).await;
+    while !stop.load(Ordering::Relaxed) {
+        let mut now = Met::default();
+        if let Err(status) = submit_and_get(&clients, &mut now).await {
+            now.errors.push(format!("{:?}: {}", status.code(), status.message()));
+        }
+        {
+            let mut met = met.lock().expect("nobody panics while it is held");
+            met.errors.append(&mut now.errors);
+            met.times.append(&mut now.times);
+        }
+        pause("the pace", PACE).await;
+    }
+}
+
+async fn submit_and_get(clients: &Clients, met: &mut Met) -> Result<(), tonic::Status> {
+    let task = pb::Task { r#type: "good".into(), queue: "good".into(), ..pb::Task::default() };
+    let submit = pb::SubmitTaskRequest { task: Some(task), ..pb::SubmitTaskRequest::default() };
+    let started = Instant::now();
+    let name = clients.tasks().submit_task(submit).await?.into_inner().name;
+    met.times.push(started.elapsed());
+    let started = Instant::now();
+    clients.tasks().get_task(pb::GetTaskRequest { name, ..pb::GetTaskRequest::default() }).await?;
+    met.times.push(started.elapsed());
+    Ok(())
+}
