@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{activity::Activity, committer::Committer, lookup::Lookups, worker::Presence};
 use crate::{
     error::{Error, Result},
+    faults::Mutant,
     ids::{ProjectId, project_name},
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
     shutdown,
@@ -136,6 +137,9 @@ impl App {
         name: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        if Mutant::CancelledCallDropsTransaction.is_on() {
+            return Box::pin(work).await;
+        }
         shutdown::spawn(name, work)
             .await
             .unwrap_or_else(|cause| Err(Error::internal(anyhow::anyhow!("{name} ended early: {cause}"))))

@@ -21,6 +21,7 @@ use crate::{
         task::Micros,
         transition::{Change, EventKind},
     },
+    faults::Mutant,
     ids::{ProjectId, TaskId},
 };
 
@@ -82,7 +83,7 @@ macro_rules! insert_rows {
 /// Appends rows in order and returns the revision of the first. None when the project has no counter: it does not exist.
 pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> StoreResult<Option<i64>> {
     let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
-    if tx.is_postgres() {
+    if tx.is_postgres() && !Mutant::CursorBySequence.is_on() {
         // One round trip, because other commits of the project wait from here on. Reading `raised` makes the counter
         // come first.
         let statement = Sql::new(concat!(
@@ -103,6 +104,9 @@ pub async fn append(tx: &mut Tx, project: &ProjectId, entries: &[Entry<'_>]) -> 
     let rows = tx.fetch(raise.text(project.as_str()).int(count)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let base: i64 = Reader::new(row).get()?;
+    if Mutant::CursorBySequence.is_on() {
+        tx.split().await?;
+    }
     let insert = Sql::new(concat!("-- journal::append\nWITH {x} ", insert_rows!("$2", "x")));
     tx.execute(insert.text(project.as_str()).int(base).rows(rows_of(entries))).await?;
     Ok(Some(base + 1))

@@ -7,6 +7,7 @@
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
+//! - `crash` is the crash lane: a load under a schedule of faults, and mutants that the checker has to find.
 //! - `flows` is whole stories over the wire: processes are killed, frozen, stopped, and nothing acknowledged is lost.
 //! - `rpc` is the real server over the wire, as clients of every kind see it.
 //! - `store` is the store by itself, on every kind of database.
@@ -18,6 +19,7 @@
 mod app;
 mod architecture;
 mod coverage;
+mod crash;
 mod flows;
 mod rpc;
 mod store;
