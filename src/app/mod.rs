@@ -16,7 +16,7 @@ pub mod upkeep;
 pub mod watch;
 pub mod worker;
 
-use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
+use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,6 +30,9 @@ use crate::{
     shutdown,
     store::{Store, projects},
 };
+
+/// What the database may add to a call, on top of the time it waits by itself.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A stream whose type is nobody's concern.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
@@ -144,4 +147,10 @@ impl App {
             .await
             .unwrap_or_else(|cause| Err(Error::internal(anyhow::anyhow!("{name} ended early: {cause}"))))
     }
+}
+
+/// Ends a call that waits by itself when its wait and the usual time are over. Others are ended by their deadline; these
+/// may wait for long, and a database that hangs must not make them wait for ever longer.
+async fn long_poll<T>(wait: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(wait + CALL_LIMIT, work).await.unwrap_or(Err(Error::DeadlineExceeded))
 }

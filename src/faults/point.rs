@@ -189,7 +189,10 @@ mod armed {
     }
 
     fn parse(text: &str) -> anyhow::Result<Vec<Fault>> {
-        text.split(';').filter(|part| !part.is_empty()).map(|part| fault(part).with_context(|| part.to_owned())).collect()
+        text.split(';')
+            .filter(|part| !part.is_empty())
+            .map(|part| fault(part).with_context(|| part.to_owned()))
+            .collect()
     }
 
     fn fault(text: &str) -> anyhow::Result<Fault> {

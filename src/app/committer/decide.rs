@@ -181,7 +181,9 @@ pub(super) fn change(
                 }
             }
         }
-        Action::Complete { epoch, result } => changed(transition::complete(&task, sabotage::fence(*epoch, &task), result.clone(), now)?),
+        Action::Complete { epoch, result } => {
+            changed(transition::complete(&task, sabotage::fence(*epoch, &task), result.clone(), now)?)
+        }
         Action::Fail { epoch, failure } => changed(transition::fail(&task, *epoch, failure, last, random, now)?),
         Action::Release { epoch, delay } => changed(transition::release(&task, *epoch, *delay, last, now)?),
         Action::Cancel { reason } => transition::cancel(&task, reason, now)?,
@@ -192,9 +194,8 @@ pub(super) fn change(
         Action::RunNow => transition::run_now(&task, now)?,
         Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
         Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
-        Action::Sweep => {
-            transition::sweep_running(&sabotage::swept(&task, now), random, now).or_else(|| transition::sweep_waiting(&task, now))
-        }
+        Action::Sweep => transition::sweep_running(&sabotage::swept(&task, now), random, now)
+            .or_else(|| transition::sweep_waiting(&task, now)),
     };
     let Some(change) = change else { return Ok(task) };
     let after = change.after.clone();

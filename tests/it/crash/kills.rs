@@ -72,7 +72,9 @@ async fn crashes_at_every_failpoint_lose_nothing() {
             let fault = format!("{}=abort@{time}", point.name());
             lane.server.kill();
             lane.restart(&[("TASKTOWER_FAILPOINTS", &fault)]).await;
-            let status = lane.server.process().exited(CRASH_LIMIT).await;
+            let history = lane.load().shared_history();
+            let ended = async || lane.server.process().ended().ok_or_else(|| history.state());
+            let status = eventually("the server reaches the point", CRASH_LIMIT, ended).await;
             let log = lane.server.process().log();
             let happened = log.lines().filter(|line| *line == format!("failpoint {}: Abort", point.name())).count();
             assert!(status.signal() == Some(SIGABRT) && happened > 0, "{fault} did not happen: {status:?}");

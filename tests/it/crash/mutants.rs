@@ -38,7 +38,7 @@ struct Hunt {
 const BOTH: &[Backend] = &[Backend::Sqlite, Backend::Postgres];
 const POSTGRES: &[Backend] = &[Backend::Postgres];
 /// Dies about to commit, a moment after something else happened.
-const CRASH_BEFORE_COMMIT: &str = "before_commit=delay:30@1/4;before_commit=abort@1/40";
+const CRASH_BEFORE_COMMIT: &str = "before_commit=delay:20@1/1;before_commit=abort@1/40";
 
 const HUNTS: &[Hunt] = &[
     Hunt { mutant: Mutant::NoFence, rules: &[Rule::CompletionsKept], faults: "", backends: BOTH },
@@ -74,26 +74,27 @@ const HUNTS: &[Hunt] = &[
         faults: "before_commit=error@1/20",
         backends: BOTH,
     },
-    Hunt {
-        mutant: Mutant::LateIdempotency,
-        rules: &[Rule::OneEffect],
-        faults: CRASH_BEFORE_COMMIT,
-        backends: BOTH,
-    },
+    Hunt { mutant: Mutant::LateIdempotency, rules: &[Rule::OneEffect], faults: CRASH_BEFORE_COMMIT, backends: BOTH },
     Hunt {
         mutant: Mutant::CancelledCallDropsTransaction,
         rules: &[Rule::NoIdleTransaction],
-        faults: "after_begin=delay:20@1/2",
+        // The caller is gone by then.
+        faults: "after_begin=delay:200@1/1",
         backends: POSTGRES,
     },
-    Hunt { mutant: Mutant::SkipsWhenFull, rules: &[Rule::WatchersSawAll, Rule::NoSurprise], faults: "", backends: BOTH },
+    Hunt {
+        mutant: Mutant::SkipsWhenFull,
+        rules: &[Rule::WatchersSawAll, Rule::NoSurprise],
+        faults: "",
+        backends: BOTH,
+    },
     Hunt { mutant: Mutant::SweepsEarly, rules: &[Rule::NothingTooSoon], faults: "", backends: BOTH },
 ];
 
 /// A mutant that lives for so long is not caught.
 const HUNT_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Hunted at a time.
 const AT_A_TIME: usize = 3;
 
@@ -114,7 +115,8 @@ async fn every_mutant_is_caught() {
     // The short form hunts each on one kind of database, in turn.
     let full = plan::many(false, true);
     let hunts = HUNTS.iter().enumerate().flat_map(|(number, hunt)| {
-        let chosen = if full { hunt.backends } else { std::slice::from_ref(&hunt.backends[number % hunt.backends.len()]) };
+        let chosen =
+            if full { hunt.backends } else { std::slice::from_ref(&hunt.backends[number % hunt.backends.len()]) };
         chosen.iter().map(move |backend| (hunt, *backend))
     });
     let caught = stream::iter(hunts).map(|(hunt, backend)| catch(hunt, backend)).buffered(AT_A_TIME);
@@ -127,10 +129,17 @@ async fn every_mutant_is_caught() {
 async fn catch(hunt: &Hunt, backend: Backend) -> Option<String> {
     let database = Database::fresh(backend).await?;
     let faults = [("TASKTOWER_MUTANT", hunt.mutant.name()), ("TASKTOWER_FAILPOINTS", hunt.faults)];
-    let mut server = Server::start_with_faults(&database, &faults).await;
+    let mut server = Server::start(&database).await;
     let mut inspector = Inspector::open(&database).await;
-    let shape = Shape { slow_tasks: true, bursts: true, ..Shape::on(&[server.endpoint()]) };
+    let mut shape = Shape { slow_tasks: true, bursts: true, ..Shape::on(&[server.endpoint()]) };
+    if hunt.mutant == Mutant::CancelledCallDropsTransaction {
+        // Work would use the connection again before anybody noticed where it stands.
+        (shape.submitters, shape.operators, shape.workers, shape.runtime_workers) = (0, 0, 0, 0);
+    }
     let load = Load::start(shape).await;
+    // Set up by a server that is right, broken from here on.
+    server.set_faults(&faults);
+    server.restart().await;
     let impatient = impatient_operators(&server);
     let began = Instant::now();
     let mut lives = 1;
@@ -158,8 +167,16 @@ async fn catch(hunt: &Hunt, backend: Backend) -> Option<String> {
     let rules: Vec<_> = found.keys().filter(|rule| hunt.rules.contains(rule)).collect();
     let took = began.elapsed().as_secs();
     inspector.close().await;
-    Some(format!("{backend}: {} caught by {rules:?} in {took} s and {lives} lives; all found: {found:?}", hunt.mutant.name()))
+    Some(format!(
+        "{backend}: {} caught by {rules:?} in {took} s and {lives} lives; all found: {found:?}",
+        hunt.mutant.name()
+    ))
 }
+
+/// How long such an operator waits for an answer.
+const PATIENCE: Duration = Duration::from_millis(60);
+/// Longer than what counts as idle inside a transaction, shorter than what PostgreSQL lets be.
+const BETWEEN_OPERATORS: Duration = Duration::from_millis(1_700);
 
 /// Rare writes that are given up in the middle.
 fn impatient_operators(server: &Server) -> JoinSet<()> {
@@ -172,8 +189,8 @@ fn impatient_operators(server: &Server) -> JoinSet<()> {
             let mut queues = clients.queues();
             let update = queues.update_queue(UpdateQueueRequest { queue: Some(queue), update_mask: None });
             // Gone or done, what matters is what it leaves.
-            let _ = timeout(Duration::from_millis(10), update).await;
-            pause("people are slow", Duration::from_millis(50)).await;
+            let _ = timeout(PATIENCE, update).await;
+            pause("what it leaves is noticed", BETWEEN_OPERATORS).await;
         }
     });
     operators

@@ -8,14 +8,18 @@ use std::{
 
 use rand::RngExt as _;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
-use tasktower::pb::ErrorReason;
+use tasktower::pb::{
+    ErrorReason, GetTaskRequest, LeaseTasksRequest, ListTasksRequest, WaitTaskRequest, WorkerIdentity,
+};
+use tonic::{Code, Response, Status};
 
 use super::plan;
 use crate::support::{
     backend::{Backend, Database},
+    client::Clients,
     cluster::Cluster,
     invariants::{Inspector, When, assert_holds},
-    load::{Load, Shape},
+    load::{Load, PROJECT, Shape},
     server::Server,
     wait::{SOON, pause},
 };
@@ -103,8 +107,50 @@ async fn terminate(connection: &mut PgConnection, most: i64) -> (i64, i64) {
             SELECT pid, xact_start IS NOT NULL AS inside FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'tasktower'
             ORDER BY xact_start IS NULL, random() LIMIT $1
-        ) AS some";
+        ) AS picked";
     sqlx::query_as(statement).bind(most).fetch_one(connection).await.expect("it may end them")
+}
+
+/// What the load does not ask, or not as somebody the server has never seen: every one is answered in time.
+async fn ask_everything(server: &Server) {
+    let clients = Clients::connect(server).await;
+    let wait = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let name = format!("{PROJECT}/tasks/{}", uuid::Uuid::now_v7());
+    let (mut tasks, mut more_tasks, mut others) = (clients.tasks(), clients.tasks(), clients.tasks());
+    let get = tasks.get_task(GetTaskRequest { name: name.clone(), ..GetTaskRequest::default() });
+    let list = more_tasks.list_tasks(ListTasksRequest { parent: PROJECT.to_owned(), ..ListTasksRequest::default() });
+    let wait_task = others.wait_task(WaitTaskRequest { name, wait });
+    let identity = WorkerIdentity {
+        worker: "new".to_owned(),
+        types: vec!["new".to_owned()],
+        queues: vec!["new".to_owned()],
+        ..WorkerIdentity::default()
+    };
+    let mut workers = clients.workers();
+    let request = LeaseTasksRequest {
+        parent: PROJECT.to_owned(),
+        identity: Some(identity),
+        wait,
+        ..LeaseTasksRequest::default()
+    };
+    let lease = workers.lease_tasks(request);
+    tokio::join!(
+        answered("GetTask", get),
+        answered("ListTasks", list),
+        answered("WaitTask", wait_task),
+        answered("LeaseTasks", lease),
+    );
+}
+
+/// 5 s, a wait of 1 s, and a margin of 1 s for a loaded machine.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(7);
+
+async fn answered<T>(what: &str, call: impl Future<Output = Result<Response<T>, Status>>) {
+    let began = Instant::now();
+    let status = call.await.err().unwrap_or_else(|| panic!("{what} was answered by a frozen database"));
+    let expected = [Code::Unavailable, Code::DeadlineExceeded];
+    assert!(expected.contains(&status.code()), "{what}: {status:?}");
+    assert!(began.elapsed() <= ANSWERED_WITHIN, "{what} was answered after {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,10 +164,10 @@ async fn a_frozen_postgres_holds_no_call_and_loses_nothing() {
     for _ in 0..rounds {
         load.advance(100, SOON).await;
         let before = load.history().with(|known| (known.acknowledged, known.broken));
-        cluster.freeze();
-        pause("the database says nothing", frozen_for).await;
+        let frozen = cluster.freeze();
+        tokio::join!(pause("the database says nothing", frozen_for), ask_everything(&server));
         let after = load.history().with(|known| (known.acknowledged, known.broken));
-        cluster.thaw();
+        drop(frozen);
         let thawed = Instant::now();
         // What was answered in the moment of the freeze, and no more.
         assert!(after.0 - before.0 <= 50 && after.1 > before.1, "(acknowledged, broken): {before:?}, then {after:?}");

@@ -91,13 +91,14 @@ impl Cluster {
     }
 
     /// SIGSTOP to every process of it: connections stay, and nobody answers.
-    pub fn freeze(&self) {
+    pub fn freeze(&self) -> Frozen<'_> {
         self.postmaster.freeze();
         self.children().into_iter().for_each(|child| Process::signal_child(child, Signal::STOP));
+        Frozen(self)
     }
 
     /// They go on and know nothing of the pause.
-    pub fn thaw(&self) {
+    fn thaw(&self) {
         self.children().into_iter().for_each(|child| Process::signal_child(child, Signal::CONT));
         self.postmaster.thaw();
     }
@@ -117,10 +118,12 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+/// A cluster that is frozen for as long as this is there, also when the test fails: whoever cleans up needs it.
+pub struct Frozen<'a>(&'a Cluster);
+
+impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        // A frozen process does not see the end of its parent.
-        self.thaw();
+        self.0.thaw();
     }
 }
 

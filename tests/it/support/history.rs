@@ -132,6 +132,13 @@ impl History {
         look(&self.lock())
     }
 
+    /// Where the clients are, for the message of a test that waits in vain.
+    pub fn state(&self) -> String {
+        let (backlog, known) = (self.backlog(), self.lock());
+        let Known { in_flight, surprises, outcomes, .. } = &*known;
+        format!("{in_flight} calls in flight, {backlog} tasks not worked on, {surprises:?}, {outcomes:?}")
+    }
+
     /// Makes a unary call and keeps how it ended. None when there was no answer.
     pub async fn call<T>(
         &self,

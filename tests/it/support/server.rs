@@ -54,12 +54,7 @@ impl Server {
     /// The same with more arguments to `tasktower serve`.
     pub async fn start_with(database: &Database, arguments: &[&str]) -> Server {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Server::start_as(Settings {
-            database_url: database.url().to_owned(),
-            arguments,
-            environment: Vec::new(),
-        })
-        .await
+        Server::start_as(Settings { database_url: database.url().to_owned(), arguments, environment: Vec::new() }).await
     }
 
     /// The same with faults: what `src/faults` reads from the environment.
@@ -162,20 +157,26 @@ pub fn migrate(database_url: &str) {
     assert!(output.status.success(), "migrate up failed: {output:?}");
 }
 
+/// A server with faults may crash before it answers calls; so often is it started again.
+const FAULTY_STARTS: usize = 5;
+
 async fn run(settings: &Settings, grpc: &str, admin: &str, log: Arc<Log>) -> (Process, Addresses) {
-    let mut command = tasktower();
-    command
-        .args(["serve", "--listen", grpc, "--admin-listen", admin, "--database-url", &settings.database_url])
-        .args(&settings.arguments)
-        .envs(settings.environment.iter().map(|(name, value)| (name, value)));
-    let mut process = Process::spawn_with_log("tasktower serve", &mut command, log);
-    // A panic here drops the process, which prints its log.
-    let line = tokio::time::timeout(START_TIMEOUT, process.stdout_line())
-        .await
-        .expect("the server says that it listens")
-        .expect("the server lives until it listens");
-    let addresses = parse_listening(&line).unwrap_or_else(|| panic!("not the line of the contract: {line:?}"));
-    (process, addresses)
+    let starts = if settings.environment.is_empty() { 1 } else { FAULTY_STARTS };
+    for _ in 0..starts {
+        let mut command = tasktower();
+        command
+            .args(["serve", "--listen", grpc, "--admin-listen", admin, "--database-url", &settings.database_url])
+            .args(&settings.arguments)
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::spawn_with_log("tasktower serve", &mut command, log.clone());
+        // A panic here drops the process, which prints its log.
+        let line = tokio::time::timeout(START_TIMEOUT, process.stdout_line()).await;
+        if let Some(line) = line.expect("the server says that it listens") {
+            let addresses = parse_listening(&line).unwrap_or_else(|| panic!("not the line of the contract: {line:?}"));
+            return (process, addresses);
+        }
+    }
+    panic!("the server ended before it listened, {starts} times");
 }
 
 fn parse_listening(line: &str) -> Option<Addresses> {

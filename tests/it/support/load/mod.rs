@@ -166,7 +166,11 @@ impl Load {
         let from = self.history.with(|known| known.acknowledged);
         eventually(&format!("{calls} more calls are acknowledged"), limit, async || {
             let (now, in_flight) = self.history.with(|known| (known.acknowledged, known.in_flight));
-            if now >= from + calls && in_flight > 0 { Ok(()) } else { Err(format!("{now} of {}", from + calls)) }
+            if now >= from + calls && in_flight > 0 {
+                Ok(())
+            } else {
+                Err(format!("{now} of {}; {}", from + calls, self.history.state()))
+            }
         })
         .await;
     }
@@ -187,11 +191,7 @@ impl Load {
         while self.submitters.join_next().await.transpose().expect("a submitter panics on nothing").is_some() {}
         eventually("every task is final", limit, async || match inspector.open_tasks("default").await {
             0 => Ok(()),
-            open => {
-                let (in_flight, outcomes) = self.history.with(|k| (k.in_flight, k.outcomes.clone()));
-                let surprises = self.history.with(|k| k.surprises.clone());
-                Err(format!("{open} tasks wait or run; {in_flight} calls in flight, {surprises:?}, {outcomes:?}"))
-            }
+            open => Err(format!("{open} tasks wait or run; {}", self.history.state())),
         })
         .await;
         self.working.cancel();

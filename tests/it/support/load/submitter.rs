@@ -85,10 +85,13 @@ impl Submitter {
     async fn submit_many(&self, serial: u32) {
         let request_ids: Vec<String> =
             (0..BURST_TASKS).map(|place| format!("{}-{serial}-{place}", self.number)).collect();
-        let submit = |id: &String| SubmitTaskRequest { task: Some(new_task(id, serial)), ..SubmitTaskRequest::default() };
+        let submit = |(id, place): (&String, u32)| SubmitTaskRequest {
+            task: Some(new_task(id, serial + place)),
+            ..SubmitTaskRequest::default()
+        };
         let request = BatchSubmitTasksRequest {
             parent: PROJECT.to_owned(),
-            requests: request_ids.iter().map(submit).collect(),
+            requests: request_ids.iter().zip(0..).map(submit).collect(),
             request_id: format!("{}-{serial}", self.number),
         };
         let call = |clients: Clients, request| async move { clients.tasks().batch_submit_tasks(request).await };

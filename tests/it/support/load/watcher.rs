@@ -69,6 +69,11 @@ impl Watcher {
                 watched.opened += usize::from(message_number == 1);
                 watched.seen.extend(read_events(&message));
             });
+            for task in message.events.iter().filter_map(|event| event.task.as_ref()) {
+                if task.finish_time.is_some() {
+                    self.history.handled(task_id(&task.name));
+                }
+            }
             token.clone_from(&message.resume_token);
             if Some(message_number) == cut_after {
                 return;
