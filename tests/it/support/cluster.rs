@@ -159,17 +159,18 @@ fn set_mode(path: &Path, mode: &str) {
     run(Command::new("chmod").arg(mode).arg(path));
 }
 
-/// The folder of the newest PostgreSQL that is installed.
+/// The folder of the newest PostgreSQL that is installed: where Debian keeps them, or where the shell finds them.
 fn programs() -> Option<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let mut folders: Vec<PathBuf> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
-    folders.retain(|folder| folder.join("pg_ctl").exists());
     folders.sort();
-    folders.pop()
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = folders.into_iter().rev().chain(std::env::split_paths(&path));
+    found.into_iter().find(|folder| folder.join("pg_ctl").exists() && folder.join("initdb").exists())
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below the range the kernel hands out to clients: it is taken again after a stop.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..100).map(|_| rand::random_range(20_000..32_000)).find(is_free).expect("one of a hundred ports is free")
 }

@@ -31,7 +31,7 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(2);
 const SHORT_ATTEMPT: u32 = 7;
 
 /// One task of so many is slow, and so many submits apart are bursts, if there are such.
-const SLOW_ONE_OF: u32 = 60;
+const SLOW_ONE_OF: u32 = 20;
 const BURST_EVERY: u32 = 40;
 /// More than a watcher's queue of 256 holds.
 const BURST_TASKS: u32 = 400;

@@ -32,7 +32,7 @@ const LEASE_WAIT: prost_types::Duration = prost_types::Duration { seconds: 0, na
 const RESULT_TYPE: &str = "text/plain";
 
 /// Longer than a lease and a sweep, shorter than two of each: somebody else has the task when it is reported.
-const SLOW_TAKES: Duration = Duration::from_secs(7);
+const SLOW_TAKES: Duration = Duration::from_secs(8);
 
 /// What a worker does with a task.
 enum Plan {
