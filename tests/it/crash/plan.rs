@@ -1,6 +1,6 @@
 //! How much is done, and with which seed.
 //!
-//! `TASKTOWER_CRASH=full` is `make crash`; `TASKTOWER_CRASH_SEED` repeats a schedule. What a schedule meets is not
+//! `TASKTOWER_CRASH=full` is `make crash`, anything else the short form; `TASKTOWER_CRASH_SEED` repeats a schedule. What a schedule meets is not
 //! repeated by its seed: the clients, the network and the database have a will of their own.
 
 use std::{fs::File, io::Write as _};
