@@ -6,6 +6,8 @@ CARGO ?= cargo
 
 # More arguments for `cargo test`: make test ARGS='flows:: -- --nocapture'
 ARGS ?=
+# Tests build the server with places to crash it at (src/faults); nothing else does.
+TEST_FEATURES := --features failpoints
 # Where `make bench` runs: sqlite, postgres or both.
 BENCH_ON ?= sqlite postgres
 
@@ -28,12 +30,18 @@ lint: ## Checks format, clippy without warnings, and that client and worker buil
 	scripts/setup.sh cc rust
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets $(TEST_FEATURES) -- -D warnings
 	$(CARGO) check --no-default-features --features worker
 
 .PHONY: test
 test: ## Runs every test, on SQLite and on a throwaway PostgreSQL (ARGS='filter')
 	scripts/setup.sh cc rust postgres redis python buf
-	TASKTOWER_TEST_REQUIRE_ALL=1 scripts/with-services.sh $(CARGO) test --workspace $(ARGS)
+	TASKTOWER_TEST_REQUIRE_ALL=1 scripts/with-services.sh $(CARGO) test --workspace $(TEST_FEATURES) $(ARGS)
+
+.PHONY: crash
+crash: ## Kills, freezes and fills everything under load, about 20 minutes (CRASH_SEED=1 ARGS='crash::kills')
+	scripts/setup.sh cc rust postgres redis
+	scripts/with-services.sh scripts/crash.sh $(ARGS)
 
 .PHONY: proto
 proto: ## Checks the API: buf lint, format, and no break against origin/main
@@ -42,12 +50,12 @@ proto: ## Checks the API: buf lint, format, and no break against origin/main
 
 .PHONY: docs
 docs: ## Writes the generated pages anew (docs/reference/errors.md)
-	UPDATE_DOCS=1 $(CARGO) test --quiet --test it coverage::errors_doc
+	UPDATE_DOCS=1 $(CARGO) test --quiet $(TEST_FEATURES) --test it coverage::errors_doc
 
 .PHONY: docs-check
 # Module headers name private constants and types: they are for those who read the source.
 docs-check: ## Checks that the generated pages are up to date and rustdoc has no warning
-	$(CARGO) test --quiet --test it coverage::errors_doc
+	$(CARGO) test --quiet $(TEST_FEATURES) --test it coverage::errors_doc
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --quiet
 
 .PHONY: deny

@@ -16,7 +16,7 @@ pub mod upkeep;
 pub mod watch;
 pub mod worker;
 
-use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
+use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,11 +24,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{activity::Activity, committer::Committer, lookup::Lookups, worker::Presence};
 use crate::{
     error::{Error, Result},
+    faults::Mutant,
     ids::{ProjectId, project_name},
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
     shutdown,
     store::{Store, projects},
 };
+
+/// What the database may add to a call, on top of the time it waits by itself.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A stream whose type is nobody's concern.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
@@ -136,8 +140,17 @@ impl App {
         name: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        if Mutant::CancelledCallDropsTransaction.is_on() {
+            return Box::pin(work).await;
+        }
         shutdown::spawn(name, work)
             .await
             .unwrap_or_else(|cause| Err(Error::internal(anyhow::anyhow!("{name} ended early: {cause}"))))
     }
+}
+
+/// Ends a call that waits by itself when its wait and the usual time are over. Others are ended by their deadline; these
+/// may wait for long, and a database that hangs must not make them wait for ever longer.
+async fn long_poll<T>(wait: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(wait + CALL_LIMIT, work).await.unwrap_or(Err(Error::DeadlineExceeded))
 }

@@ -8,6 +8,7 @@ pub use super::committer::{Action, Answer, IdempotencyKey, NewSubmit, Submitted}
 use super::{
     App,
     committer::{Command, Item, Reply},
+    long_poll,
 };
 use crate::{
     context::Caller,
@@ -183,6 +184,10 @@ impl App {
 
     /// Waits until a task is final, at most `wait`. Answers the task, FULL, and whether it is final.
     pub async fn wait_task(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
+        long_poll(wait, Box::pin(self.wait_until_final(project, id, wait))).await
+    }
+
+    async fn wait_until_final(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
         let until = Instant::now() + wait;
         'waiting: loop {
             // Subscribed before the look, so that an end right after it is not missed.

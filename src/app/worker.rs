@@ -13,6 +13,7 @@ use std::{
 use super::{
     App,
     committer::{Action, Answer, Command, IdempotencyKey, Item, Reply},
+    long_poll,
     named_write::{Done, NamedWrite, Stop},
     task::wrong_reply,
 };
@@ -112,6 +113,10 @@ struct Seen {
 impl App {
     /// Leases what is due, waiting up to `wait` for the first task.
     pub async fn lease_tasks(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
+        long_poll(request.wait, Box::pin(self.lease_when_due(caller, project, request))).await
+    }
+
+    async fn lease_when_due(&self, caller: &Caller, project: &ProjectId, request: LeaseRequest) -> Result<Leased> {
         self.require_project(project).await?;
         let draining = Box::pin(self.note_presence(project, &request.identity)).await;
         if draining {

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     domain::event::{Event, Subject},
+    faults::Mutant,
     ids::{ProjectId, TaskId},
 };
 
@@ -138,7 +139,7 @@ impl Feed {
 
     fn hand_out(&mut self, event: &Arc<Event>) {
         // A full queue is cut off by dropping its sender; its owner comes back.
-        self.of_project.retain(|_, sender| sender.try_send(event.clone()).is_ok());
+        self.of_project.retain(|_, sender| sender.try_send(event.clone()).is_ok() || Mutant::SkipsWhenFull.is_on());
         let Subject::Task { after, .. } = &event.subject else { return };
         if let Some(senders) = self.of_task.get_mut(&after.id) {
             senders.retain(|_, sender| sender.try_send(event.clone()).is_ok());

@@ -14,7 +14,7 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 
-use crate::domain::task::Micros;
+use crate::{domain::task::Micros, faults::Mutant};
 
 /// Connections for writes on PostgreSQL: one for each committer lane and a few for named writes.
 const POSTGRES_WRITERS: u32 = 10;
@@ -155,7 +155,7 @@ async fn connect_postgres(
                 ("lock_timeout", limit("2s")),
                 ("statement_timeout", limit("4s")),
                 // An acknowledged commit survives a crash, whatever the server's default is.
-                ("synchronous_commit", "on"),
+                ("synchronous_commit", if Mutant::AsynchronousCommit.is_on() { "off" } else { "on" }),
                 // Short statements with a few rows: compiling them costs more than it saves.
                 ("jit", "off"),
             ])

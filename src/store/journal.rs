@@ -22,6 +22,7 @@ use crate::{
         task::Micros,
         transition::{Change, EventKind},
     },
+    faults::Mutant,
     ids::{ProjectId, TaskId},
 };
 
@@ -95,7 +96,7 @@ pub async fn append_batch(
     stats: &[StatDelta],
 ) -> StoreResult<Option<i64>> {
     let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
-    if tx.is_postgres() {
+    if tx.is_postgres() && !Mutant::CursorBySequence.is_on() {
         let statement = Sql::new(concat!(
             "-- journal::append
              WITH {x}, raised AS (
@@ -116,6 +117,9 @@ pub async fn append_batch(
     let rows = tx.fetch(raise.text(project.as_str()).int(count)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let base: i64 = Reader::new(row).get()?;
+    if Mutant::CursorBySequence.is_on() {
+        tx.split().await?;
+    }
     let insert = Sql::new(concat!("-- journal::append\nWITH {x} ", insert_rows!("$2", "x")));
     tx.execute(insert.text(project.as_str()).int(base).rows(rows_of(entries))).await?;
     queues::add_stats(tx, project, stats).await?;

@@ -11,6 +11,7 @@ mod connect;
 mod error;
 mod filter;
 mod installation;
+mod sabotage;
 mod sql;
 
 pub mod bulk_jobs;
@@ -41,7 +42,10 @@ pub use self::{
     error::{StoreError, StoreResult},
     installation::Installation,
 };
-use crate::domain::task::Micros;
+use crate::{
+    domain::task::Micros,
+    faults::{Mutant, Point},
+};
 
 /// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
@@ -127,7 +131,8 @@ impl Store {
 
     /// Begins a write transaction whose statements carry up to so many rows.
     pub async fn begin_batch(&self, rows: usize) -> StoreResult<Tx> {
-        limited(async {
+        Point::BeforeBegin.pass().await.map_err(StoreError::Unavailable)?;
+        let tx = limited(async {
             let shift = self.0.clock_shift.load(Ordering::Relaxed);
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
             if self.backend() == DatabaseBackend::Sqlite {
@@ -151,7 +156,9 @@ impl Store {
             }
             Ok(tx)
         })
-        .await
+        .await?;
+        Point::AfterBegin.pass().await.map_err(StoreError::Unavailable)?;
+        Ok(tx)
     }
 
     /// Runs a read statement on its own.
@@ -291,11 +298,20 @@ impl Tx {
             self.rollback().await;
             return Err(CommitError::RolledBack(cause));
         }
-        match self.finish("COMMIT").await {
+        if Mutant::AnswerBeforeCommit.is_on() {
+            return self.commit_later();
+        }
+        match self.send_commit().await {
             Ok(()) => Ok(()),
             Err(cause @ StoreError::Unavailable(_)) => Err(CommitError::Unknown(cause)),
             Err(cause) => Err(CommitError::RolledBack(cause)),
         }
+    }
+
+    async fn send_commit(&mut self) -> StoreResult<()> {
+        Point::BeforeCommit.pass().await.map_err(StoreError::Unavailable)?;
+        self.finish("COMMIT").await?;
+        Point::AfterCommit.pass().await.map_err(StoreError::Unavailable)
     }
 
     /// Gives it up and keeps the connection.
@@ -323,6 +339,9 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
+        if Mutant::CancelledCallDropsTransaction.is_on() {
+            return;
+        }
         match &mut self.connection {
             Some(TxConnection::Postgres(connection)) => connection.close_on_drop(),
             Some(TxConnection::Sqlite(connection)) => connection.close_on_drop(),

@@ -19,13 +19,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The service, from the wire down.
     ("api", &["app", "config", "context", "domain", "error", "ids", "pb", "shutdown"]),
     ("background", &["app", "error", "shutdown"]),
-    ("app", &["context", "domain", "error", "ids", "live", "shutdown", "store"]),
-    ("store", &["context", "domain", "error", "ids"]),
-    ("live", &["domain", "error", "ids", "shutdown"]),
+    ("app", &["context", "domain", "error", "faults", "ids", "live", "shutdown", "store"]),
+    ("store", &["context", "domain", "error", "faults", "ids"]),
+    ("live", &["domain", "error", "faults", "ids", "shutdown"]),
     ("domain", &["error", "ids"]),
     // Small things everyone needs.
     ("config", &["store"]),
     ("context", &[]),
+    ("faults", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("ids", &[]),

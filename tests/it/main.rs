@@ -8,6 +8,7 @@
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
 //! - `coverage` compares what is documented with what the API descriptors say.
+//! - `crash` is the crash lane: a load under a schedule of faults, and mutants that the checker has to find.
 //! - `flows` is whole stories over the wire: processes are killed, frozen, stopped, and nothing acknowledged is lost.
 //! - `rpc` is the real server over the wire, as clients of every kind see it.
 //! - `store` is the store by itself, on every kind of database.
@@ -20,6 +21,7 @@ mod abuse;
 mod app;
 mod architecture;
 mod coverage;
+mod crash;
 mod flows;
 mod rpc;
 mod store;

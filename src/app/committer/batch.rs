@@ -10,7 +10,7 @@ use super::{
     claims::Claims,
     command::{Action, Answer, Command, Item, Pending, Reply},
     decide::{self, Facts},
-    read, repeat,
+    read, repeat, sabotage,
     workset::{Due, Workset},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         transition::{Change, EventKind},
     },
     error::{Error, Result},
+    faults::{Mutant, Point},
     ids::{ProjectId, project_name},
     live::{
         hub::Hub,
@@ -116,7 +117,7 @@ impl Batcher {
                 continue;
             }
             match self.transaction(project, &part).await {
-                Ok(done) => again.extend(self.finish(project, part, done)),
+                Ok(done) => again.extend(self.finish(project, part, done).await),
                 Err(Failed::Again) if tries < WHOLE_TRIES => {
                     tries += 1;
                     parts.push(part);
@@ -161,6 +162,9 @@ impl Batcher {
             tx.rollback().await;
             return Ok(done);
         }
+        if Mutant::PublishBeforeCommit.is_on() {
+            self.publish(project, &done.set, done.first_revision, &principals(pending));
+        }
         match tx.commit().await {
             Ok(()) => Ok(done),
             Err(CommitError::RolledBack(cause)) => Err(cause.into()),
@@ -171,6 +175,9 @@ impl Batcher {
     /// The connection broke during COMMIT: looks whether the first journal row of the batch is there.
     async fn resolve(&self, project: &ProjectId, done: Done, cause: StoreError) -> Result<Done, Failed> {
         tracing::warn!(%project, %cause, "the connection broke during a commit");
+        if Mutant::AssumesCommitted.is_on() {
+            return Ok(done);
+        }
         let (Some(revision), Some((_, change))) = (done.first_revision, done.set.changes().first()) else {
             // Nothing but leases extended: repeating does the same.
             return Err(Failed::All(Error::DatabaseUnavailable));
@@ -239,6 +246,9 @@ impl Batcher {
         queues::set_arrivals(tx, project, &claims.arrivals()).await?;
         let (new_queues, first_revision) = self.write_journal(tx, project, pending, &set, &claims).await?;
         fill_revisions(&mut replies, &set, first_revision);
+        if Mutant::LateIdempotency.is_on() {
+            tx.split().await?;
+        }
         let kept = repeat::write_idempotency(tx, project, pending, &keys, &replies, now).await?;
         let used_up = claims.used_up();
         let dirty = !nets.is_empty() || !claims.promoted.is_empty() || kept;
@@ -269,8 +279,12 @@ impl Batcher {
         if !new_queues.is_empty() {
             queues::ensure(tx, project, &new_queues, tx.now()).await?;
         }
+        if Mutant::EventOutsideTransaction.is_on() {
+            tx.split().await?;
+        }
+        let told = set.changes().iter().filter(|(_, change)| sabotage::is_told(change));
         let entries: Vec<Entry<'_>> =
-            set.changes().iter().map(|(number, change)| Entry::of_change(change, &pending[*number].caller)).collect();
+            told.map(|(number, change)| Entry::of_change(change, &pending[*number].caller)).collect();
         if entries.is_empty() {
             // With no journal row to follow, nothing orders these rows against other commits but their own lock.
             queues::add_stats(tx, project, &stats).await?;
@@ -322,12 +336,13 @@ impl Batcher {
     }
 
     /// After COMMIT: answers everybody, then tells watchers, leasers and sessions.
-    fn finish(&self, project: &ProjectId, pending: Vec<Pending>, done: Done) -> Vec<Pending> {
+    async fn finish(&self, project: &ProjectId, pending: Vec<Pending>, done: Done) -> Vec<Pending> {
+        reached(Point::BeforeReply).await;
         if !done.new_queues.is_empty() {
             let mut known = self.known_queues.lock().unwrap_or_else(PoisonError::into_inner);
             known.extend(done.new_queues.iter().map(|name| (project.clone(), name.clone())));
         }
-        let callers: Vec<Arc<str>> = pending.iter().map(|p| p.caller.principal.clone()).collect();
+        let callers = principals(&pending);
         let mut again = Vec::new();
         for (pending, reply) in pending.into_iter().zip(done.replies) {
             match reply {
@@ -335,7 +350,9 @@ impl Batcher {
                 None => again.push(pending),
             }
         }
+        reached(Point::BeforePublish).await;
         self.publish(project, &done.set, done.first_revision, &callers);
+        reached(Point::AfterPublish).await;
         for (due, count) in done.set.due() {
             self.wakeups.ready(project, &due.queue, &due.task_type, count);
         }
@@ -374,6 +391,17 @@ impl Batcher {
             let signal = Signal::Cancel { task: change.after.id, epoch: change.after.epoch, reason };
             self.sessions.tell(project, &lease.worker, &lease.incarnation, &signal);
         }
+    }
+}
+
+fn principals(pending: &[Pending]) -> Vec<Arc<str>> {
+    pending.iter().map(|p| p.caller.principal.clone()).collect()
+}
+
+/// A failpoint where nothing can fail any more.
+async fn reached(point: Point) {
+    if let Err(cause) = point.pass().await {
+        tracing::error!(%cause, "this step cannot fail");
     }
 }
 

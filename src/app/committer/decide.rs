@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     command::{Action, Item, NewSubmit, Submitted},
+    sabotage,
     workset::Workset,
 };
 use crate::{
@@ -143,7 +144,7 @@ pub(super) fn lease(
     now: Micros,
     set: &mut Workset,
 ) -> Option<Arc<Task>> {
-    let change = transition::lease(set.get(task)?, holder, duration, now)?;
+    let change = sabotage::grant(transition::lease(set.get(task)?, holder, duration, now)?);
     let leased = change.after.clone();
     set.apply(command, change);
     Some(leased)
@@ -180,7 +181,9 @@ pub(super) fn change(
                 }
             }
         }
-        Action::Complete { epoch, result } => changed(transition::complete(&task, *epoch, result.clone(), now)?),
+        Action::Complete { epoch, result } => {
+            changed(transition::complete(&task, sabotage::fence(*epoch, &task), result.clone(), now)?)
+        }
         Action::Fail { epoch, failure } => changed(transition::fail(&task, *epoch, failure, last, random, now)?),
         Action::Release { epoch, delay } => changed(transition::release(&task, *epoch, *delay, last, now)?),
         Action::Cancel { reason } => transition::cancel(&task, reason, now)?,
@@ -191,9 +194,8 @@ pub(super) fn change(
         Action::RunNow => transition::run_now(&task, now)?,
         Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
         Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
-        Action::Sweep => {
-            transition::sweep_running(&task, random, now).or_else(|| transition::sweep_waiting(&task, now))
-        }
+        Action::Sweep => transition::sweep_running(&sabotage::swept(&task, now), random, now)
+            .or_else(|| transition::sweep_waiting(&task, now)),
     };
     let Some(change) = change else { return Ok(task) };
     let after = change.after.clone();

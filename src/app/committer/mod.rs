@@ -19,6 +19,7 @@ mod command;
 mod decide;
 mod read;
 mod repeat;
+mod sabotage;
 mod workset;
 
 use std::{

@@ -34,6 +34,10 @@ async fn damage_to_every_rule_is_found() {
             assert!(finds(&facts, &known, When::Busy, rule), "{rule:?} believes clients that know otherwise");
             found.insert(rule);
         }
+        let mut facts = facts;
+        facts.idle_in_transaction.push("SELECT 1".to_owned());
+        assert!(finds(&facts, &known, When::Busy, Rule::NoIdleTransaction));
+        found.insert(Rule::NoIdleTransaction);
         // Three tasks still wait or run.
         assert!(finds(&facts, &known, When::Quiet, Rule::NothingStuck));
         found.insert(Rule::NothingStuck);
@@ -109,6 +113,7 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::QueueFigures, "DELETE FROM queue_stat".to_owned()),
         (Rule::ClosedLists, "DELETE FROM closed WHERE state = 6".to_owned()),
         (Rule::ClosedLists, "DELETE FROM dead_letter".to_owned()),
+        (Rule::NothingTooSoon, format!("UPDATE journal SET time = 1 WHERE task_id = {id} AND kind = 2")),
         (Rule::UniqueKeys, "DELETE FROM unique_key".to_owned()),
         (Rule::UniqueKeys, format!("UPDATE unique_key SET task_id = {succeeded}")),
         (Rule::SubmitsKept, format!("DELETE FROM task WHERE id = {id}")),

@@ -1,7 +1,6 @@
 //! Whole stories over the wire: real servers, real clients, and what happens when any of them is killed, frozen or cut off.
 
 mod checker;
-mod crashes;
 mod restart;
 mod resume;
 mod two_replicas;

@@ -5,7 +5,7 @@
 //! away) it says so and no more, because a throwaway server takes its databases with it.
 //! Neither has a schema yet: `Server::start` migrates, a store test does it itself.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, postgres::PgConnectOptions};
 use tempfile::TempDir;
@@ -82,12 +82,18 @@ impl Database {
     }
 
     pub fn sqlite() -> Database {
-        let folder = TempDir::with_prefix("tasktower-it-").expect("a temporary folder");
+        Database::sqlite_in(&std::env::temp_dir())
+    }
+
+    /// A file in a folder of its own below this one.
+    pub fn sqlite_in(place: &Path) -> Database {
+        let folder = TempDir::with_prefix_in("tasktower-it-", place).expect("a temporary folder");
         let url = format!("sqlite://{}", folder.path().join("it.db").display());
         Database { backend: Backend::Sqlite, url, place: Place::Folder { _removed_on_drop: folder } }
     }
 
-    async fn postgres(admin_url: String) -> Database {
+    /// A new database on this PostgreSQL server.
+    pub async fn postgres(admin_url: String) -> Database {
         let name = format!("it_{}", uuid::Uuid::now_v7().simple());
         // template0: nobody is ever connected to it, so creating from it never has to wait.
         run_on_server(&admin_url, format!("CREATE DATABASE {name} TEMPLATE template0"))

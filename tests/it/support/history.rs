@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tasktower::{
@@ -19,13 +19,19 @@ use tonic::{Code, Response, Status};
 
 use super::load::task_id;
 
-/// The server's own limit of a unary call is 5 s; one that is not answered in twice that hangs.
-const HANG_LIMIT: Duration = Duration::from_secs(10);
+/// The server answers a unary call within 5 s, whatever happens to its database …
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// … and this is for the way there and back on a loaded machine.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+/// Nobody waits for an answer any longer than this.
+const HANG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everything the clients of one load know. Shared by all of them.
 #[derive(Default)]
 pub struct History {
     known: Mutex<Known>,
+    /// Refusals that the faults of this load explain, besides those that any kill explains.
+    explained: Vec<ErrorReason>,
 }
 
 #[derive(Clone, Default)]
@@ -54,6 +60,27 @@ pub struct Known {
     pub broken: usize,
     /// How often each kind of outcome was seen.
     pub outcomes: BTreeMap<String, usize>,
+    /// One line a unary call, in the order in which they began.
+    pub lines: Vec<Line>,
+}
+
+/// A unary call: written before it, completed after it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub what: &'static str,
+    pub began: Instant,
+    /// None while it is under way, and for ever if its caller dropped it.
+    pub end: Option<(Duration, End)>,
+}
+
+/// How a call ended for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Ok,
+    /// The server said no: it has no effect.
+    Refused,
+    /// No answer, or one that leaves open whether there is an effect.
+    Unknown,
 }
 
 /// The name of calls by operators.
@@ -90,6 +117,11 @@ pub struct Seen {
 }
 
 impl History {
+    /// The same with further refusals that are no surprise.
+    pub fn that_explains(explained: &[ErrorReason]) -> History {
+        History { explained: explained.to_vec(), ..History::default() }
+    }
+
     /// What is known now.
     pub fn known(&self) -> Known {
         self.lock().clone()
@@ -100,34 +132,54 @@ impl History {
         look(&self.lock())
     }
 
+    /// Where the clients are, for the message of a test that waits in vain.
+    pub fn state(&self) -> String {
+        let (backlog, known) = (self.backlog(), self.lock());
+        let Known { in_flight, surprises, outcomes, .. } = &*known;
+        format!("{in_flight} calls in flight, {backlog} tasks not worked on, {surprises:?}, {outcomes:?}")
+    }
+
     /// Makes a unary call and keeps how it ended. None when there was no answer.
     pub async fn call<T>(
         &self,
         what: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<T> {
-        self.lock().in_flight += 1;
+        let began = Instant::now();
+        let number = {
+            let mut known = self.lock();
+            known.in_flight += 1;
+            known.lines.push(Line { what, began, end: None });
+            known.lines.len() - 1
+        };
         let _end = InFlight(self);
-        match tokio::time::timeout(HANG_LIMIT, call).await {
+        let answer = tokio::time::timeout(HANG_LIMIT, call).await;
+        let took = began.elapsed();
+        if took > ANSWER_LIMIT + ANSWER_MARGIN {
+            self.surprise(format!("{what} hangs: {took:?} until {:?}", answer.as_ref().map(Result::is_ok)));
+        }
+        let end = |end| self.lock().lines[number].end = Some((took, end));
+        match answer {
             Ok(Ok(answer)) => {
+                end(End::Ok);
                 let mut known = self.lock();
                 known.acknowledged += 1;
                 known.count(what, "OK");
                 Some(answer.into_inner())
             }
             Ok(Err(status)) => {
-                self.broke(what, status);
+                end(self.broke(what, status));
                 None
             }
             Err(_) => {
-                self.surprise(format!("{what} hangs: no answer within {HANG_LIMIT:?}"));
+                end(End::Unknown);
                 None
             }
         }
     }
 
     /// Keeps how a call or a stream broke.
-    pub fn broke(&self, what: &'static str, status: Status) {
+    pub fn broke(&self, what: &'static str, status: Status) -> End {
         let refusal = Refusal::from(status);
         let outcome = format!("{:?}/{}", refusal.code, refusal.reason.as_str_name());
         {
@@ -136,9 +188,10 @@ impl History {
             known.broken += usize::from(refusal.reason != ErrorReason::StateConflict);
             known.count(what, &outcome);
         }
-        if !is_explained(what, &refusal) {
+        if !is_explained(what, &refusal) && !self.explained.contains(&refusal.reason) {
             self.surprise(format!("{what}: {refusal}"));
         }
+        end_of(&refusal)
     }
 
     pub fn surprise(&self, what: String) {
@@ -201,6 +254,16 @@ impl History {
 }
 
 impl Known {
+    /// How many calls ended so.
+    pub fn ended(&self, end: End) -> usize {
+        self.lines.iter().filter(|line| line.end.is_some_and(|(_, e)| e == end)).count()
+    }
+
+    /// The longest time a caller waited.
+    pub fn longest(&self) -> Duration {
+        self.lines.iter().filter_map(|line| Some(line.end?.0)).max().unwrap_or_default()
+    }
+
     fn count(&mut self, what: &str, outcome: &str) {
         *self.outcomes.entry(format!("{what} {outcome}")).or_default() += 1;
     }
@@ -212,6 +275,16 @@ struct InFlight<'a>(&'a History);
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.lock().in_flight -= 1;
+    }
+}
+
+/// What a refusal says about the effect of the call.
+fn end_of(refusal: &Refusal) -> End {
+    match refusal.reason {
+        ErrorReason::Unspecified | ErrorReason::CommitUnknown | ErrorReason::DeadlineExceeded => End::Unknown,
+        // Said before anything is begun, and by batches whose connection broke.
+        ErrorReason::DependencyUnavailable => End::Unknown,
+        _ => End::Refused,
     }
 }
 

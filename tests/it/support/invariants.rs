@@ -40,6 +40,8 @@ pub enum Rule {
     ClosedLists,
     /// A unique key is held by the open task that has it.
     UniqueKeys,
+    /// Nothing ends before its time: no lease, no attempt, no waiting task; and nothing is leased before its time.
+    NothingTooSoon,
     /// Every acknowledged submit exists.
     SubmitsKept,
     /// One request made one task.
@@ -54,10 +56,12 @@ pub enum Rule {
     NoSurprise,
     /// After quiet, every task is final.
     NothingStuck,
+    /// No connection of the product is idle inside a transaction for longer than a second.
+    NoIdleTransaction,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 15] = [
+    pub const ALL: [Rule; 17] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
@@ -66,6 +70,7 @@ impl Rule {
         Rule::QueueFigures,
         Rule::ClosedLists,
         Rule::UniqueKeys,
+        Rule::NothingTooSoon,
         Rule::SubmitsKept,
         Rule::OneEffect,
         Rule::CompletionsKept,
@@ -73,6 +78,7 @@ impl Rule {
         Rule::WatchersSawAll,
         Rule::NoSurprise,
         Rule::NothingStuck,
+        Rule::NoIdleTransaction,
     ];
 }
 
@@ -97,9 +103,18 @@ mod number {
 
     pub const SUBMITTED: i64 = 1;
     pub const LEASED: i64 = 2;
+    pub const LEASE_EXPIRED: i64 = 7;
+    pub const TIMED_OUT: i64 = 8;
+    pub const EXPIRED: i64 = 9;
     pub const DELETED: i64 = 15;
 }
-use number::{CANCELLED, DELETED, FAILED, LEASED, PENDING, RETRYING, RUNNING, SUBMITTED, SUCCEEDED};
+use number::{
+    CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETRYING, RUNNING, SUBMITTED, SUCCEEDED,
+    TIMED_OUT,
+};
+
+/// The timeout of an attempt unless its task says another, in microseconds.
+const DEFAULT_TIMEOUT: i64 = 3_600 * 1_000_000;
 
 /// The outcome of the attempt that a journal row of this kind ends; none if it ends none.
 fn outcome_of(kind: i64) -> Option<i64> {
@@ -161,6 +176,8 @@ pub struct Facts {
     closed: BTreeSet<(String, i64)>,
     dead_letters: BTreeSet<String>,
     unique_keys: Vec<UniqueKeyRow>,
+    /// Connections that are idle inside a transaction, by their last statement.
+    pub idle_in_transaction: Vec<String>,
 }
 
 // Each struct is read from a JSON array, so its fields are in the order of the columns.
@@ -231,6 +248,17 @@ struct Snapshot {
     epoch: i64,
     attempt_count: i64,
     crash_count: i64,
+    run_time: i64,
+    expire_time: Option<i64>,
+    timeout: Option<i64>,
+    lease: Option<LeaseSnapshot>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct LeaseSnapshot {
+    start_time: i64,
+    expire_time: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -373,6 +401,7 @@ impl Inspector {
                 .map(|(task,): (String,)| task)
                 .collect(),
             unique_keys: self.rows(project, unique_keys).await,
+            idle_in_transaction: self.idle_in_transaction().await,
         }
     }
 
@@ -449,6 +478,7 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_figures(&mut found);
     facts.check_lists(&mut found);
     facts.check_unique_keys(&mut found);
+    facts.check_times(&by_task, &mut found);
     facts.check_submits(known, &by_task, &mut found);
     facts.check_completions(known, &mut found);
     for (task, version, state) in &known.answers {
@@ -462,6 +492,9 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     }
     for surprise in &known.surprises {
         found.add(Rule::NoSurprise, surprise);
+    }
+    for statement in &facts.idle_in_transaction {
+        found.add(Rule::NoIdleTransaction, format!("a connection is idle in a transaction after: {statement}"));
     }
     if when == When::Quiet {
         for id in facts.ready.keys().chain(facts.leases.keys()) {
@@ -717,6 +750,34 @@ impl Facts {
             found.unless(!open || holder == Some(task.id.as_str()), Rule::UniqueKeys, || {
                 format!("task {} is open, but {holder:?} holds its key {key}", task.id)
             });
+        }
+    }
+
+    /// What ended by itself did so at its time, and what was leased was due. A heartbeat moves the end of a lease and
+    /// leaves no row, so the journal knows the soonest.
+    fn check_times(&self, by_task: &ByTask<'_>, found: &mut Found) {
+        let snapshot = |row: &JournalRow| {
+            let text = row.snapshot.as_deref().unwrap_or("{}");
+            serde_json::from_str::<Snapshot>(text).unwrap_or_default()
+        };
+        for (id, rows) in by_task {
+            for pair in rows.windows(2) {
+                let (before, row) = (snapshot(pair[0]), pair[1]);
+                let lease = before.lease.unwrap_or_default();
+                let not_before = match row.kind {
+                    LEASED => before.run_time,
+                    LEASE_EXPIRED => lease.expire_time,
+                    TIMED_OUT => {
+                        let deadline = lease.start_time + before.timeout.unwrap_or(DEFAULT_TIMEOUT);
+                        before.expire_time.map_or(deadline, |time| time.min(deadline))
+                    }
+                    EXPIRED => before.expire_time.unwrap_or(i64::MAX),
+                    _ => continue,
+                };
+                found.unless(row.time >= not_before, Rule::NothingTooSoon, || {
+                    format!("task {id} v{}: not before {not_before}, but {row:?}", row.version)
+                });
+            }
         }
     }
 

@@ -98,9 +98,20 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    /// Sends a signal to another process that this one started.
+    pub fn signal_child(child: i32, signal: Signal) {
+        // It may be gone already.
+        let _ = Pid::from_raw(child).map(|child| kill_process(child, signal));
+    }
+
     /// SIGCONT: it goes on and knows nothing of the pause.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Whether it ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap_or_else(|error| panic!("cannot ask for {}: {error}", self.name))
     }
 
     /// Waits until it ended by itself.
@@ -112,6 +123,11 @@ impl Process {
             Err(error) => Err(error.to_string()),
         })
         .await
+    }
+
+    /// Open descriptors: files and sockets.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 
     pub fn id(&self) -> u32 {

@@ -3,7 +3,13 @@
 //! The contract with the binary: `tasktower serve` prints exactly one line
 //! `listening grpc=ADDRESS admin=ADDRESS` to stdout once it answers calls; everything else it has to say goes to stderr.
 
-use std::{net::SocketAddr, process::ExitStatus, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    process::ExitStatus,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     backend::Database,
@@ -22,6 +28,7 @@ pub struct Server {
     process: Process,
     addresses: Addresses,
     log: Arc<Log>,
+    started_within: Duration,
 }
 
 /// What a server is started with.
@@ -29,6 +36,7 @@ pub struct Server {
 struct Settings {
     database_url: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +53,36 @@ impl Server {
 
     /// The same with more arguments to `tasktower serve`.
     pub async fn start_with(database: &Database, arguments: &[&str]) -> Server {
-        let settings = Settings {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Server::start_as(Settings { database_url: database.url().to_owned(), arguments, environment: Vec::new() }).await
+    }
+
+    /// The same with faults: what `src/faults` reads from the environment.
+    pub async fn start_with_faults(database: &Database, faults: &[(&str, &str)]) -> Server {
+        Server::start_as(Settings {
             database_url: database.url().to_owned(),
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-        };
+            arguments: Vec::new(),
+            environment: owned(faults),
+        })
+        .await
+    }
+
+    async fn start_as(settings: Settings) -> Server {
         migrate(&settings.database_url);
         let log = Arc::new(Log::new());
+        let began = Instant::now();
         let (process, addresses) = run(&settings, ANY_PORT, ANY_PORT, log.clone()).await;
-        Server { settings, process, addresses, log }
+        Server { settings, process, addresses, log, started_within: began.elapsed() }
+    }
+
+    /// The faults of its next life.
+    pub fn set_faults(&mut self, faults: &[(&str, &str)]) {
+        self.settings.environment = owned(faults);
+    }
+
+    /// How long its last start took, from the process to the line that says that it answers calls.
+    pub fn started_within(&self) -> Duration {
+        self.started_within
     }
 
     /// Where gRPC clients connect to: `http://127.0.0.1:PORT`.
@@ -68,6 +98,20 @@ impl Server {
     /// Signals, log and exit status.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Connections that clients have to the gRPC port, and those that they closed and the server did not.
+    pub fn connections(&self) -> usize {
+        const ESTABLISHED: &str = "01";
+        const CLOSE_WAIT: &str = "08";
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel lists connections");
+        let port = format!(":{:04X}", self.addresses.grpc.port());
+        let is_ours = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(1).is_some_and(|local| local.ends_with(&port))
+                && fields.get(3).is_some_and(|state| [ESTABLISHED, CLOSE_WAIT].contains(state))
+        };
+        table.lines().filter(is_ours).count()
     }
 
     /// `kill -9`.
@@ -94,8 +138,14 @@ impl Server {
 
     async fn start_again(&mut self, grpc: &str, admin: &str) {
         self.process.kill();
+        let began = Instant::now();
         (self.process, self.addresses) = run(&self.settings, grpc, admin, self.log.clone()).await;
+        self.started_within = began.elapsed();
     }
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// `tasktower migrate up`; does nothing on a database that is up to date.
@@ -107,19 +157,26 @@ pub fn migrate(database_url: &str) {
     assert!(output.status.success(), "migrate up failed: {output:?}");
 }
 
+/// A server with faults may crash before it answers calls; so often is it started again.
+const FAULTY_STARTS: usize = 5;
+
 async fn run(settings: &Settings, grpc: &str, admin: &str, log: Arc<Log>) -> (Process, Addresses) {
-    let mut command = tasktower();
-    command
-        .args(["serve", "--listen", grpc, "--admin-listen", admin, "--database-url", &settings.database_url])
-        .args(&settings.arguments);
-    let mut process = Process::spawn_with_log("tasktower serve", &mut command, log);
-    // A panic here drops the process, which prints its log.
-    let line = tokio::time::timeout(START_TIMEOUT, process.stdout_line())
-        .await
-        .expect("the server says that it listens")
-        .expect("the server lives until it listens");
-    let addresses = parse_listening(&line).unwrap_or_else(|| panic!("not the line of the contract: {line:?}"));
-    (process, addresses)
+    let starts = if settings.environment.is_empty() { 1 } else { FAULTY_STARTS };
+    for _ in 0..starts {
+        let mut command = tasktower();
+        command
+            .args(["serve", "--listen", grpc, "--admin-listen", admin, "--database-url", &settings.database_url])
+            .args(&settings.arguments)
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::spawn_with_log("tasktower serve", &mut command, log.clone());
+        // A panic here drops the process, which prints its log.
+        let line = tokio::time::timeout(START_TIMEOUT, process.stdout_line()).await;
+        if let Some(line) = line.expect("the server says that it listens") {
+            let addresses = parse_listening(&line).unwrap_or_else(|| panic!("not the line of the contract: {line:?}"));
+            return (process, addresses);
+        }
+    }
+    panic!("the server ended before it listened, {starts} times");
 }
 
 fn parse_listening(line: &str) -> Option<Addresses> {

@@ -16,14 +16,14 @@ use std::{
 };
 
 use tasktower::{
-    pb::{GetProjectRequest, Queue, UpdateQueueRequest},
+    pb::{ErrorReason, GetProjectRequest, Queue, UpdateQueueRequest},
     worker::Tally,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
-use self::{operator::operate_for_ever, submitter::submit_for_ever, watcher::Watcher, worker::Worker};
+use self::{operator::operate_for_ever, submitter::Submitter, watcher::Watcher, worker::Worker};
 use super::{
     client::{Clients, Replicas},
     history::{History, Known, Watched},
@@ -57,6 +57,12 @@ pub struct Shape {
     pub watchers: usize,
     /// Watchers cut each stream after one to so many messages; none means never.
     pub watchers_cut_within: Option<usize>,
+    /// Some tasks are slow: whoever has one says nothing for longer than its lease, and reports then.
+    pub slow_tasks: bool,
+    /// Now and then many tasks are submitted at once, more than a watcher's queue holds.
+    pub bursts: bool,
+    /// Refusals that the faults of the test explain, besides those that any kill explains.
+    pub explained: &'static [ErrorReason],
 }
 
 impl Shape {
@@ -69,6 +75,9 @@ impl Shape {
             runtime_workers: 1,
             watchers: 1,
             watchers_cut_within: None,
+            slow_tasks: false,
+            bursts: false,
+            explained: &[],
         }
     }
 }
@@ -87,7 +96,7 @@ pub struct Load {
 impl Load {
     /// Sets the queue up and starts everybody; watchers first, so that they see everything.
     pub async fn start(shape: Shape) -> Load {
-        let history = Arc::new(History::default());
+        let history = Arc::new(History::that_explains(shape.explained));
         let mut load = Load {
             history: history.clone(),
             submitting: CancellationToken::new(),
@@ -118,8 +127,7 @@ impl Load {
             .await;
         }
         for number in 0..shape.workers {
-            let worker =
-                Worker { replicas: client(number), history: history.clone(), number, stop: load.working.clone() };
+            let worker = Worker::new(client(number), history.clone(), number, load.working.clone());
             load.workers.spawn(worker.run());
         }
         for number in 0..shape.runtime_workers {
@@ -131,7 +139,15 @@ impl Load {
             load.submitters.spawn(operate_for_ever(client(number), history.clone(), load.submitting.clone()));
         }
         for number in 0..shape.submitters {
-            load.submitters.spawn(submit_for_ever(client(number), history.clone(), number, load.submitting.clone()));
+            let submitter = Submitter {
+                replicas: client(number),
+                history: history.clone(),
+                number,
+                slow_tasks: shape.slow_tasks,
+                bursts: shape.bursts && number == 0,
+                stop: load.submitting.clone(),
+            };
+            load.submitters.spawn(submitter.run());
         }
         load
     }
@@ -150,9 +166,22 @@ impl Load {
         let from = self.history.with(|known| known.acknowledged);
         eventually(&format!("{calls} more calls are acknowledged"), limit, async || {
             let (now, in_flight) = self.history.with(|known| (known.acknowledged, known.in_flight));
-            if now >= from + calls && in_flight > 0 { Ok(()) } else { Err(format!("{now} of {}", from + calls)) }
+            if now >= from + calls && in_flight > 0 {
+                Ok(())
+            } else {
+                Err(format!("{now} of {}; {}", from + calls, self.history.state()))
+            }
         })
         .await;
+    }
+
+    /// Stops everybody where they are. What was under way stays unknown.
+    pub async fn abandon(mut self) -> Known {
+        for clients in [&mut self.submitters, &mut self.workers, &mut self.watchers] {
+            clients.shutdown().await;
+        }
+        self.runtime_workers.shutdown().await;
+        self.history.known()
     }
 
     /// Stops submitting, waits until no task is open and the watchers saw all of it, and stops everybody.
@@ -162,11 +191,7 @@ impl Load {
         while self.submitters.join_next().await.transpose().expect("a submitter panics on nothing").is_some() {}
         eventually("every task is final", limit, async || match inspector.open_tasks("default").await {
             0 => Ok(()),
-            open => {
-                let (in_flight, outcomes) = self.history.with(|k| (k.in_flight, k.outcomes.clone()));
-                let surprises = self.history.with(|k| k.surprises.clone());
-                Err(format!("{open} tasks wait or run; {in_flight} calls in flight, {surprises:?}, {outcomes:?}"))
-            }
+            open => Err(format!("{open} tasks wait or run; {}", self.history.state())),
         })
         .await;
         self.working.cancel();
@@ -206,6 +231,9 @@ pub async fn revision(clients: &Clients) -> i64 {
     let answer = clients.projects().get_project(request).await.expect("the project is there").into_inner();
     answer.project.expect("an answer holds the project").revision
 }
+
+/// A task that is slow in [`Shape::slow_tasks`].
+const SLOW: &str = "slow";
 
 /// The id of a task as the database writes it in hexadecimal.
 pub fn task_id(name: &str) -> String {

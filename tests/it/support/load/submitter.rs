@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tasktower::pb::{RetrySettings, SubmitTaskRequest, Task};
+use tasktower::pb::{BatchSubmitTasksRequest, RetrySettings, SubmitTaskRequest, Task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
         history::{History, REQUEST_LABEL},
         wait::pause,
     },
-    PROJECT, QUEUE, TRY_AGAIN, TYPE, persist, task_id,
+    PROJECT, QUEUE, SLOW, TRY_AGAIN, TYPE, persist, task_id,
 };
 
 /// Submitters wait while more tasks than this are not worked on, so that workers are done soon after them.
@@ -30,26 +30,74 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(2);
 /// One attempt of so many tasks times out before its lease expires.
 const SHORT_ATTEMPT: u32 = 7;
 
-pub(super) async fn submit_for_ever(replicas: Replicas, history: Arc<History>, number: usize, stop: CancellationToken) {
-    for serial in 0_u32.. {
-        while history.backlog() > MAX_BACKLOG && !stop.is_cancelled() {
-            pause("the workers catch up", TRY_AGAIN).await;
+/// One task of so many is slow, and so many submits apart are bursts, if there are such.
+const SLOW_ONE_OF: u32 = 20;
+const BURST_EVERY: u32 = 40;
+/// More than a watcher's queue of 256 holds.
+const BURST_TASKS: u32 = 400;
+
+pub(super) struct Submitter {
+    pub(super) replicas: Replicas,
+    pub(super) history: Arc<History>,
+    pub(super) number: usize,
+    pub(super) slow_tasks: bool,
+    pub(super) bursts: bool,
+    pub(super) stop: CancellationToken,
+}
+
+impl Submitter {
+    pub(super) async fn run(self) {
+        for serial in 0_u32.. {
+            while self.history.backlog() > MAX_BACKLOG && !self.stop.is_cancelled() {
+                pause("the workers catch up", TRY_AGAIN).await;
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            if self.bursts && serial.is_multiple_of(BURST_EVERY) {
+                self.submit_many(serial).await;
+            } else {
+                self.submit(serial).await;
+            }
         }
-        if stop.is_cancelled() {
-            return;
+    }
+
+    async fn submit(&self, serial: u32) {
+        let request_id = format!("{}-{serial}", self.number);
+        let mut task = new_task(&request_id, serial);
+        if self.slow_tasks && serial % SLOW_ONE_OF == 1 {
+            task.labels.insert(SLOW.to_owned(), String::new());
         }
-        let request_id = format!("{number}-{serial}");
         let request = SubmitTaskRequest {
             parent: PROJECT.to_owned(),
-            task: Some(new_task(&request_id, serial)),
+            task: Some(task),
             request_id: request_id.clone(),
             ..SubmitTaskRequest::default()
         };
         let times = if serial.is_multiple_of(REPEATED) { 2 } else { 1 };
         for _ in 0..times {
             let call = |clients: Clients, request| async move { clients.tasks().submit_task(request).await };
-            let answer = persist(&history, &replicas, "submit", &request, call).await;
-            history.submitted(&request_id, task_id(&answer.name));
+            let answer = persist(&self.history, &self.replicas, "submit", &request, call).await;
+            self.history.submitted(&request_id, task_id(&answer.name));
+        }
+    }
+
+    async fn submit_many(&self, serial: u32) {
+        let request_ids: Vec<String> =
+            (0..BURST_TASKS).map(|place| format!("{}-{serial}-{place}", self.number)).collect();
+        let submit = |(id, place): (&String, u32)| SubmitTaskRequest {
+            task: Some(new_task(id, serial + place)),
+            ..SubmitTaskRequest::default()
+        };
+        let request = BatchSubmitTasksRequest {
+            parent: PROJECT.to_owned(),
+            requests: request_ids.iter().zip(0..).map(submit).collect(),
+            request_id: format!("{}-{serial}", self.number),
+        };
+        let call = |clients: Clients, request| async move { clients.tasks().batch_submit_tasks(request).await };
+        let answer = persist(&self.history, &self.replicas, "submit many", &request, call).await;
+        for (request_id, response) in request_ids.iter().zip(&answer.responses) {
+            self.history.submitted(request_id, task_id(&response.name));
         }
     }
 }

@@ -44,14 +44,20 @@ impl Watcher {
         };
         let mut stream = match self.replicas.current().tasks().watch_tasks(request).await {
             Ok(stream) => stream.into_inner(),
-            Err(status) => return self.history.broke("watch", status),
+            Err(status) => {
+                self.history.broke("watch", status);
+                return;
+            }
         };
         let cut_after = self.cut_within.map(|most| rand::random_range(1..=most));
         for message_number in 1.. {
             let message = match stream.message().await {
                 Ok(Some(message)) => message,
                 Ok(None) => return self.history.surprise(format!("{}: the stream ended without a word", self.name)),
-                Err(status) => return self.history.broke("watch", status),
+                Err(status) => {
+                    self.history.broke("watch", status);
+                    return;
+                }
             };
             if message.resume_token.is_empty() {
                 self.history.surprise(format!("{}: a message without a token", self.name));
@@ -63,6 +69,11 @@ impl Watcher {
                 watched.opened += usize::from(message_number == 1);
                 watched.seen.extend(read_events(&message));
             });
+            for task in message.events.iter().filter_map(|event| event.task.as_ref()) {
+                if task.finish_time.is_some() {
+                    self.history.handled(task_id(&task.name));
+                }
+            }
             token.clone_from(&message.resume_token);
             if Some(message_number) == cut_after {
                 return;

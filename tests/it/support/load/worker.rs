@@ -1,7 +1,10 @@
 //! Works by single calls: leases, and completes most tasks, fails, gives back and forgets some. Now and then it repeats a
 //! completion, as it was and changed.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tasktower::{
     client::{Refusal, payload},
@@ -19,7 +22,7 @@ use super::{
         client::{Clients, Replicas},
         history::{Completion, History},
     },
-    PROJECT, QUEUE, TYPE, persist, task_id,
+    PROJECT, QUEUE, SLOW, TYPE, persist, task_id,
 };
 
 /// Tasks a worker takes at a time.
@@ -27,6 +30,9 @@ const LEASE_TASKS: i32 = 8;
 const LEASE_WAIT: prost_types::Duration = prost_types::Duration { seconds: 0, nanos: 300_000_000 };
 /// The bytes of a result of a task.
 const RESULT_TYPE: &str = "text/plain";
+
+/// Longer than a lease and a sweep, shorter than two of each: somebody else has the task when it is reported.
+const SLOW_TAKES: Duration = Duration::from_secs(8);
 
 /// What a worker does with a task.
 enum Plan {
@@ -49,14 +55,20 @@ impl Plan {
 }
 
 pub(super) struct Worker {
-    pub(super) replicas: Replicas,
-    pub(super) history: Arc<History>,
-    pub(super) number: usize,
-    pub(super) stop: CancellationToken,
+    replicas: Replicas,
+    history: Arc<History>,
+    number: usize,
+    stop: CancellationToken,
+    /// Slow tasks, with when they were leased.
+    slow: Vec<(Instant, LeaseToken)>,
 }
 
 impl Worker {
-    pub(super) async fn run(self) {
+    pub(super) fn new(replicas: Replicas, history: Arc<History>, number: usize, stop: CancellationToken) -> Worker {
+        Worker { replicas, history, number, stop, slow: Vec::new() }
+    }
+
+    pub(super) async fn run(mut self) {
         let identity = WorkerIdentity {
             worker: format!("worker-{}", self.number),
             incarnation: Uuid::now_v7().to_string(),
@@ -77,11 +89,24 @@ impl Worker {
             let call = |clients: Clients, request| async move { clients.workers().lease_tasks(request).await };
             let answer = persist(&self.history, &self.replicas, "lease", &request, call).await;
             self.work(answer.tasks).await;
+            self.report_slow_ones().await;
         }
     }
 
-    async fn work(&self, leased: Vec<LeasedTask>) {
+    /// Completes the slow tasks that took long enough, whoever has them by now.
+    async fn report_slow_ones(&mut self) {
+        while self.slow.first().is_some_and(|(leased, _)| leased.elapsed() >= SLOW_TAKES) {
+            let (_, token) = self.slow.remove(0);
+            let text = format!("{} {} {} late", self.number, token.task, token.epoch);
+            self.complete(vec![completion(token, text)]).await;
+        }
+    }
+
+    async fn work(&mut self, leased: Vec<LeasedTask>) {
         let (mut completions, mut failures, mut releases) = (Vec::new(), Vec::new(), Vec::new());
+        let is_slow = |leased: &LeasedTask| leased.task.as_ref().is_some_and(|task| task.labels.contains_key(SLOW));
+        let (slow, leased): (Vec<_>, Vec<_>) = leased.into_iter().partition(is_slow);
+        self.slow.extend(slow.into_iter().filter_map(|leased| Some((Instant::now(), leased.token?))));
         self.beat(&leased).await;
         for LeasedTask { task, token, .. } in leased {
             self.history.answered(&task.expect("a lease is of a task"));
