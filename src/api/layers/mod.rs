@@ -130,17 +130,17 @@ where
 {
     let peer = request.extensions().get::<Peer>().cloned();
     let work = turns::work(rule, request.headers());
-    let place = turns::Place::default();
+    let place = work.map(|_| turns::Place::default());
     let request = request.map(|body| {
         let Some(Peer { account, turns: of_connection, .. }) = &peer else { return body };
         let body = RequestBody::new(body, account);
-        match work {
+        match &place {
             None => Body::new(body),
-            Some(_) => Body::new(body.after(turns.clone().take(of_connection.clone()), place.clone())),
+            Some(place) => Body::new(body.after(turns.clone().take(of_connection.clone()), place.clone())),
         }
     });
     // Else its turn is over when its request is read and dropped.
-    let place = (work == Some(Work::Call)).then_some(place);
+    let place = place.filter(|_| work == Some(Work::Call));
     let account = peer.as_ref().map(|peer| &peer.account);
     let limit = deadline::of(request.headers(), rule, method);
     // Nothing of the handler is used after a panic, so it cannot be seen half done.

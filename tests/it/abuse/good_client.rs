@@ -13,15 +13,23 @@ use std::{
 
 use tasktower::pb;
 
-use crate::support::{client::Clients, wait::pause};
+use crate::support::{
+    client::Clients,
+    wait::{eventually, pause},
+};
 
 /// Between two calls: enough of them for a p99 in a few seconds, and no load to speak of.
 const PACE: Duration = Duration::from_millis(4);
+
+/// No call takes longer: the server's own limit is 5 s, and a round has two.
+const CALL_ENDS: Duration = Duration::from_secs(15);
 
 /// What the client met.
 #[derive(Default)]
 pub struct Met {
     pub errors: Vec<String>,
+    /// Submits and reads of them, whether they went well or not.
+    rounds: usize,
     times: Vec<Duration>,
 }
 
@@ -64,6 +72,17 @@ impl GoodClient {
         std::mem::take(&mut *self.met.lock().expect("nobody panics while it is held"))
     }
 
+    /// What it met since it was asked last, and the next call to its end: a call that outlasts everything counts most.
+    pub async fn with_the_next(&self) -> Met {
+        let count = || self.met.lock().expect("nobody panics while it is held").rounds;
+        let so_far = count();
+        eventually("the honest client's call ends", CALL_ENDS, async || {
+            if count() > so_far { Ok(()) } else { Err("it is under way") }
+        })
+        .await;
+        self.since_last()
+    }
+
     /// Ends, after the call that is under way.
     pub fn end(self) -> Met {
         self.stop.store(true, Ordering::Relaxed);
@@ -83,6 +102,7 @@ async fn work(endpoint: &str, stop: &AtomicBool, met: &Mutex<Met>) {
             let mut met = met.lock().expect("nobody panics while it is held");
             met.errors.append(&mut now.errors);
             met.times.append(&mut now.times);
+            met.rounds += 1;
         }
         pause("the pace", PACE).await;
     }
