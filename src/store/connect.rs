@@ -20,6 +20,8 @@ use crate::domain::task::Micros;
 const POSTGRES_WRITERS: u32 = 10;
 /// Connections for reads on PostgreSQL. Apart from the writers, so that slow lists never hold up a commit.
 const POSTGRES_READERS: u32 = 10;
+/// Connections for reads by key on PostgreSQL: what gathers single reads has few statements under way at a time.
+const POSTGRES_KEY_READERS: u32 = 4;
 /// Connections for reads on SQLite; each is a thread.
 const SQLITE_READERS: u32 = 4;
 /// How long a call waits for a free connection.
@@ -87,6 +89,8 @@ impl fmt::Debug for DatabaseUrl {
 /// An open database.
 pub(super) struct Opened {
     pub(super) reader: DatabaseConnection,
+    /// For reads of a few rows by their whole key. On SQLite it is `reader`.
+    pub(super) key_reader: DatabaseConnection,
     pub(super) writer: DatabaseConnection,
     pub(super) lock: Option<LockFile>,
 }
@@ -110,34 +114,43 @@ pub(super) enum Purpose {
 pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<Opened> {
     match url {
         DatabaseUrl::Postgres(address) => {
-            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, "auto").await?;
-            let reader = match purpose {
-                // Lists are planned for their values: a rare state wants another plan than a common one.
-                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, "force_custom_plan").await?,
-                Purpose::Migrate => writer.clone(),
+            let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, &[]).await?;
+            let (reader, key_reader) = match purpose {
+                Purpose::Serve => (
+                    connect_postgres(address, POSTGRES_READERS, purpose, PLANNED_EACH_TIME).await?,
+                    connect_postgres(address, POSTGRES_KEY_READERS, purpose, PLANNED_ONCE).await?,
+                ),
+                Purpose::Migrate => (writer.clone(), writer.clone()),
             };
-            Ok(Opened { reader, writer, lock: None })
+            Ok(Opened { reader, key_reader, writer, lock: None })
         }
         DatabaseUrl::Sqlite(path) => {
             let lock = lock_file(path)?;
             let writer = connect_sqlite(path, 1).await?;
             check_sqlite_version(&writer).await?;
             let reader = connect_sqlite(path, SQLITE_READERS).await?;
-            Ok(Opened { reader, writer, lock: Some(lock) })
+            Ok(Opened { key_reader: reader.clone(), reader, writer, lock: Some(lock) })
         }
     }
 }
+
+/// Lists are planned for their values: a rare state wants another plan than a common one.
+const PLANNED_EACH_TIME: &[(&str, &str)] = &[("plan_cache_mode", "force_custom_plan")];
+
+/// Reads by key have one good plan, and finding it costs as much as running it. Their statements leave no other, because
+/// a plan made while the tables were empty stays until their statistics are renewed.
+const PLANNED_ONCE: &[(&str, &str)] = &[("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
 
 async fn connect_postgres(
     address: &str,
     connections: u32,
     purpose: Purpose,
-    plans: &'static str,
+    plans: &'static [(&'static str, &'static str)],
 ) -> anyhow::Result<DatabaseConnection> {
     let limit = move |time| if purpose == Purpose::Serve { time } else { "0" };
     let mut options = common(address, connections);
     options.map_sqlx_postgres_opts(move |options| {
-        options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
+        let options = options.application_name("tasktower").statement_cache_capacity(STATEMENT_CACHE).options([
             // All our objects live in one schema.
             ("search_path", "tasktower"),
             // A replica that is paused inside a transaction must not stop its project for long.
@@ -148,8 +161,8 @@ async fn connect_postgres(
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
             ("jit", "off"),
-            ("plan_cache_mode", plans),
-        ])
+        ]);
+        options.options(plans.iter().copied())
     });
     match Database::connect(options).await {
         Ok(pool) => Ok(pool),

@@ -54,6 +54,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     url: DatabaseUrl,
     reader: DatabaseConnection,
+    key_reader: DatabaseConnection,
     writer: DatabaseConnection,
     installation: Installation,
     /// Added to every time read from the database. Only tests move it.
@@ -71,6 +72,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             url: url.clone(),
             reader: opened.reader,
+            key_reader: opened.key_reader,
             writer: opened.writer,
             installation,
             clock_shift: AtomicI64::new(0),
@@ -139,14 +141,23 @@ impl Store {
 
     /// Runs a read statement on its own.
     async fn fetch(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        self.fetch_on(&self.0.reader, statement).await
+    }
+
+    /// Runs a read of a few rows by their whole keys. It is planned once, whatever it is given.
+    async fn fetch_by_key(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        self.fetch_on(&self.0.key_reader, statement).await
+    }
+
+    async fn fetch_on(&self, pool: &DatabaseConnection, statement: Sql) -> StoreResult<Vec<QueryResult>> {
         limited(async {
             match self.backend() {
                 DatabaseBackend::Sqlite => {
-                    let mut connection = self.0.reader.get_sqlite_connection_pool().acquire().await?;
+                    let mut connection = pool.get_sqlite_connection_pool().acquire().await?;
                     statement.fetch_sqlite(&mut connection).await
                 }
                 _ => {
-                    let mut connection = self.0.reader.get_postgres_connection_pool().acquire().await?;
+                    let mut connection = pool.get_postgres_connection_pool().acquire().await?;
                     statement.fetch_postgres(&mut connection).await
                 }
             }
