@@ -3,7 +3,7 @@
 //! `ready` learns when its task was created. A version that does not know the column leaves it empty while it still runs
 //! beside this one; lists take such rows into account.
 
-use sea_orm_migration::prelude::*;
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 use crate::Dialect;
 
@@ -18,7 +18,13 @@ impl MigrationTrait for Migration {
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
+        let dialect = Dialect(manager.get_database_backend());
+        dialect.run(manager, UP).await?;
+        if manager.get_database_backend() == DbBackend::Postgres {
+            // Until it knows the new column, the planner expects rows without it and reads the whole table for them.
+            dialect.run(manager, &["ANALYZE ready"]).await?;
+        }
+        Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -31,8 +37,8 @@ const UP: &[&str] = &[
     "UPDATE ready SET create_time =
         (SELECT t.create_time FROM task t WHERE t.project = ready.project AND t.id = ready.id)",
     "CREATE INDEX ready_list ON ready (project, state, create_time, id) WHERE create_time IS NOT NULL",
-    // Empty but while an older version runs.
-    "CREATE INDEX ready_unlisted ON ready (project) WHERE create_time IS NULL",
+    // Empty but while an older version runs. The second column says so to SQLite, which else takes the primary key.
+    "CREATE INDEX ready_unlisted ON ready (project, create_time) WHERE create_time IS NULL",
     // The queue of a task never changes, so updates of the task stay HOT.
     "CREATE INDEX task_queue ON task (project, queue, create_time, id) {of_lists}",
     "DROP INDEX task_list",

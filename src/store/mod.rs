@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{DatabaseBackend, DatabaseConnection, QueryResult};
+use sea_orm::{DatabaseBackend, DatabaseConnection, DbErr, QueryResult};
 use sqlx::{Postgres, Sqlite, pool::PoolConnection};
 
 use self::sql::{Reader, Sql};
@@ -163,6 +163,15 @@ impl Store {
             }
         })
         .await
+    }
+
+    /// Waits for a list as long as a statement may take. PostgreSQL ends it at its statement time-out; SQLite, which cannot
+    /// be told, goes on in its thread.
+    async fn in_time_for_a_list<T>(&self, list: impl Future<Output = Result<T, DbErr>> + Send) -> StoreResult<T> {
+        match tokio::time::timeout(STATEMENT_LIMIT, Box::pin(list)).await {
+            Ok(outcome) => outcome.map_err(error::of_list),
+            Err(_) => Err(StoreError::ListTooSlow),
+        }
     }
 
     fn reader(&self) -> &DatabaseConnection {

@@ -101,7 +101,7 @@ pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> Stor
     select.column(("n", "revision"));
     select.order_by(("k", "create_time"), order.clone()).order_by(("k", "id"), order).limit(query.limit);
 
-    let rows = store.reader().query_all(&select).await?;
+    let rows = store.in_time_for_a_list(store.reader().query_all(&select)).await?;
     let mut tasks = Vec::with_capacity(rows.len());
     let mut revision = None;
     for row in &rows {
@@ -120,7 +120,7 @@ pub async fn count(store: &Store, project: &ProjectId, filter: &Filter) -> Store
     });
     let Some(found) = all_of(found) else { return Ok(0) };
     let select = Query::select().expr(Expr::cust("count(*)")).from_subquery(found, "found").to_owned();
-    let row = store.reader().query_one(&select).await?;
+    let row = store.in_time_for_a_list(store.reader().query_one(&select)).await?;
     row.map_or(Ok(0), |row| Ok(Ord::min(row.try_get_by_index(0)?, COUNT_LIMIT)))
 }
 

@@ -18,6 +18,10 @@ use crate::{
     ids::ProjectId,
 };
 
+/// A queue with at least one in so many of the waiting tasks is met soon enough among all of them: a page of 50 after about
+/// a thousand rows.
+const SPARSE: i64 = 20;
+
 /// One walk over rows in list order.
 pub(super) struct Walk {
     /// The row it begins at; its columns `create_time` and `id` are the order.
@@ -45,13 +49,16 @@ enum Set {
 pub(super) async fn of(store: &Store, project: &ProjectId, filter: &Filter) -> StoreResult<Vec<Walk>> {
     let tasks = vec![Walk { start: Start::TASK, set: Set::Tasks }];
     let Some(states) = filter.required_states() else { return Ok(tasks) };
+    if states == [TaskState::Succeeded] {
+        return Ok(vec![Walk::of_state(TaskState::Succeeded)]);
+    }
     if states.contains(&TaskState::Succeeded) || filter.pinned_task().is_some() {
         return Ok(tasks);
     }
     let waiting = states.iter().any(|state| state.is_waiting());
     if let Some(queue) = filter.pinned_queue()
         && waiting
-        && is_smaller_than_waiting(store, project, queue).await?
+        && is_sparse_among_waiting(store, project, queue).await?
     {
         return Ok(tasks);
     }
@@ -63,14 +70,16 @@ pub(super) async fn of(store: &Store, project: &ProjectId, filter: &Filter) -> S
     Ok(walks)
 }
 
-/// Whether fewer tasks ever came to a queue than wait in all queues.
-async fn is_smaller_than_waiting(store: &Store, project: &ProjectId, queue: &str) -> StoreResult<bool> {
+/// Whether a walk over all waiting tasks would mostly meet other queues, and a walk over this queue is shorter: few of
+/// those that wait are of it, and fewer ever came to it than wait in all.
+async fn is_sparse_among_waiting(store: &Store, project: &ProjectId, queue: &str) -> StoreResult<bool> {
     let statement = Sql::new(
-        "-- walks::is_smaller_than_waiting
-         SELECT COALESCE(SUM(CASE WHEN name = $2 THEN submitted ELSE 0 END) < SUM(ready + delayed), false)
+        "-- walks::is_sparse_among_waiting
+         SELECT COALESCE(SUM(CASE WHEN name = $2 THEN ready + delayed ELSE 0 END) * $3 < SUM(ready + delayed)
+            AND SUM(CASE WHEN name = $2 THEN submitted ELSE 0 END) < SUM(ready + delayed), false)
          FROM queue_stat WHERE project = $1",
     );
-    let rows = store.fetch(statement.text(project.as_str()).text(queue)).await?;
+    let rows = store.fetch(statement.text(project.as_str()).text(queue).int(SPARSE)).await?;
     rows.first().map_or(Ok(false), |row| Reader::new(row).get())
 }
 
@@ -103,7 +112,8 @@ impl Walk {
         select.and_where(Expr::col((alias, "project")).eq(project.as_str()));
         match (self.set, self.start.state) {
             // As literals: the planner knows then how few rows there are.
-            (Set::Ready | Set::Closed, Some(state)) => {
+            // No task leaves SUCCEEDED, and the task's own row says nothing else before.
+            (Set::Ready | Set::Closed | Set::Tasks, Some(state)) => {
                 select.and_where(Expr::cust(format!("{alias}.state = {}", state.number())));
             }
             (Set::Unlisted, _) => {
