@@ -21,8 +21,7 @@ impl MigrationTrait for Migration {
         let dialect = Dialect(manager.get_database_backend());
         dialect.run(manager, UP).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
-            // Until it knows the new column, the planner expects rows without it and reads the whole table for them.
-            dialect.run(manager, &["ANALYZE ready"]).await?;
+            dialect.run(manager, BESIDE_OLDER).await?;
         }
         Ok(())
     }
@@ -37,19 +36,24 @@ const UP: &[&str] = &[
     "UPDATE ready SET create_time =
         (SELECT t.create_time FROM task t WHERE t.project = ready.project AND t.id = ready.id)",
     "CREATE INDEX ready_list ON ready (project, state, create_time, id) WHERE create_time IS NOT NULL",
-    // Empty but while an older version runs. The second column says so to SQLite, which else takes the primary key.
-    "CREATE INDEX ready_unlisted ON ready (project, create_time) WHERE create_time IS NULL",
     // The queue of a task never changes, so updates of the task stay HOT.
     "CREATE INDEX task_queue ON task (project, queue, create_time, id) {of_lists}",
     "DROP INDEX task_list",
     "CREATE INDEX task_list ON task (project, create_time, id) {of_lists}",
 ];
 
+/// On PostgreSQL an older version may run beside this one.
+const BESIDE_OLDER: &[&str] = &[
+    "CREATE INDEX ready_unlisted ON ready (project) WHERE create_time IS NULL",
+    // Until it knows the new column, the planner expects rows without it and reads the whole table for them.
+    "ANALYZE ready",
+];
+
 const DOWN: &[&str] = &[
     "DROP INDEX task_list",
     "CREATE INDEX task_list ON task (project, create_time, id)",
     "DROP INDEX task_queue",
-    "DROP INDEX ready_unlisted",
+    "DROP INDEX IF EXISTS ready_unlisted",
     "DROP INDEX ready_list",
     "ALTER TABLE ready DROP COLUMN create_time",
 ];

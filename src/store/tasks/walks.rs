@@ -63,7 +63,8 @@ pub(super) async fn of(store: &Store, project: &ProjectId, filter: &Filter) -> S
         return Ok(tasks);
     }
     let mut walks: Vec<Walk> = states.into_iter().map(Walk::of_state).collect();
-    if waiting {
+    // SQLite has no other writer.
+    if waiting && store.has_row_locks() {
         let start = Start { alias: "r", columns: &["id", "queue", "type"], state: None };
         walks.push(Walk { start, set: Set::Unlisted });
     }

@@ -117,10 +117,13 @@ async fn lists_find_the_same_wherever_they_begin() {
     .await;
 }
 
-/// A version that does not know `ready.create_time` may write beside this one.
+/// A version that does not know `ready.create_time` may write beside this one, where there may be two.
 #[tokio::test]
 async fn waiting_tasks_that_an_older_version_wrote_are_listed() {
     for_each_backend(async |database| {
+        if database.backend() == Backend::Sqlite {
+            return;
+        }
         let w = World::on(database).await;
         populate(&w).await;
         let known = all(&w).await;
