@@ -122,6 +122,9 @@ pub enum Error {
     /// The deadline passed.
     #[error("the deadline passed on the server")]
     DeadlineExceeded,
+    /// A list looked at tasks for as long as it may and was not done.
+    #[error("the filter makes the service look at too many tasks; narrow it by state, queue or create_time")]
+    ListTooSlow,
     /// A fault of ours. The cause is in the log.
     #[error("internal fault")]
     Internal(#[source] Arc<anyhow::Error>),

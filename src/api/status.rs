@@ -226,6 +226,7 @@ fn answer(error: &Error) -> Answer {
             (Code::Unavailable, ErrorReason::ShuttingDown)
         }
         Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+        Error::ListTooSlow => (Code::DeadlineExceeded, ErrorReason::ListTooSlow),
         // The cause is in the log, under the request id.
         Error::Internal(_) => (Code::Internal, ErrorReason::Internal),
     };
@@ -294,6 +295,7 @@ mod tests {
             Error::DatabaseUnavailable,
             Error::ShuttingDown,
             Error::DeadlineExceeded,
+            Error::ListTooSlow,
             Error::Internal(Arc::new(anyhow::anyhow!("secret of the driver"))),
         ]
     }
@@ -322,10 +324,11 @@ mod tests {
             Error::DatabaseUnavailable => 18,
             Error::ShuttingDown => 19,
             Error::DeadlineExceeded => 20,
-            Error::Internal(_) => 21,
+            Error::ListTooSlow => 21,
+            Error::Internal(_) => 22,
         }
     }
-    const VARIANTS: usize = 22;
+    const VARIANTS: usize = 23;
 
     /// The code that the comment of each reason begins with, from the descriptors.
     fn documented_codes() -> HashMap<String, String> {

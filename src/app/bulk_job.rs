@@ -89,7 +89,7 @@ impl App {
         let (mut count, mut sample) = (0, Vec::new());
         for targets in action.targets() {
             let filter = filter.clone().and(targets);
-            count += tasks::count(self.store(), project, &filter, &[]).await?;
+            count += tasks::count(self.store(), project, &filter).await?;
             let room = SAMPLE - sample.len();
             if room == 0 {
                 continue;

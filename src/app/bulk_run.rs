@@ -263,6 +263,7 @@ fn is_passing(error: &Error) -> bool {
             | Error::DatabaseUnavailable
             | Error::ShuttingDown
             | Error::DeadlineExceeded
+            | Error::ListTooSlow
     )
 }
 

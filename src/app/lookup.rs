@@ -23,8 +23,8 @@ use crate::{
 const LANES: usize = 2;
 /// Lookups that may wait in a lane.
 const LANE_QUEUE: usize = 4_096;
-/// Tasks in one query.
-const BATCH_TASKS: usize = 256;
+/// Tasks in one query: with 512 KiB of payloads each they are the 32 MiB that may be in memory for it.
+const BATCH_TASKS: usize = 64;
 
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]

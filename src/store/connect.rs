@@ -20,6 +20,8 @@ use crate::{domain::task::Micros, faults::Mutant};
 const POSTGRES_WRITERS: u32 = 10;
 /// Connections for reads on PostgreSQL. Apart from the writers, so that slow lists never hold up a commit.
 const POSTGRES_READERS: u32 = 10;
+/// Connections for reads by key on PostgreSQL: what gathers single reads has few statements under way at a time.
+const POSTGRES_KEY_READERS: u32 = 4;
 /// Connections for reads on SQLite; each is a thread.
 const SQLITE_READERS: u32 = 4;
 /// How long a call waits for a free connection.
@@ -44,8 +46,6 @@ type Plans = &'static [(&'static str, &'static str)];
 /// Plans of writes are kept, and one made while a table was small must not read all of it later: they go by an index, and
 /// by one that names the rows. Pages of tables that are written are in memory, so none is dearer than another.
 const WRITER_PLANS: Plans = &[("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("random_page_cost", "1.1")];
-/// Lists are planned for their values: a rare state wants another plan than a common one.
-const READER_PLANS: Plans = &[("plan_cache_mode", "force_custom_plan")];
 
 /// Where the database is: `postgres://…`, `sqlite://FILE` or `sqlite:FILE`.
 #[derive(Clone, PartialEq, Eq)]
@@ -95,6 +95,8 @@ impl fmt::Debug for DatabaseUrl {
 /// An open database.
 pub(super) struct Opened {
     pub(super) reader: DatabaseConnection,
+    /// For reads of a few rows by their whole key. On SQLite it is `reader`.
+    pub(super) key_reader: DatabaseConnection,
     pub(super) writer: DatabaseConnection,
     pub(super) lock: Option<LockFile>,
 }
@@ -119,21 +121,31 @@ pub(super) async fn open(url: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<
     match url {
         DatabaseUrl::Postgres(address) => {
             let writer = connect_postgres(address, POSTGRES_WRITERS, purpose, WRITER_PLANS).await?;
-            let reader = match purpose {
-                Purpose::Serve => connect_postgres(address, POSTGRES_READERS, purpose, READER_PLANS).await?,
-                Purpose::Migrate => writer.clone(),
+            let (reader, key_reader) = match purpose {
+                Purpose::Serve => (
+                    connect_postgres(address, POSTGRES_READERS, purpose, PLANNED_EACH_TIME).await?,
+                    connect_postgres(address, POSTGRES_KEY_READERS, purpose, PLANNED_ONCE).await?,
+                ),
+                Purpose::Migrate => (writer.clone(), writer.clone()),
             };
-            Ok(Opened { reader, writer, lock: None })
+            Ok(Opened { reader, key_reader, writer, lock: None })
         }
         DatabaseUrl::Sqlite(path) => {
             let lock = lock_file(path)?;
             let writer = connect_sqlite(path, 1).await?;
             check_sqlite_version(&writer).await?;
             let reader = connect_sqlite(path, SQLITE_READERS).await?;
-            Ok(Opened { reader, writer, lock: Some(lock) })
+            Ok(Opened { key_reader: reader.clone(), reader, writer, lock: Some(lock) })
         }
     }
 }
+
+/// Lists are planned for their values: a rare state wants another plan than a common one.
+const PLANNED_EACH_TIME: &[(&str, &str)] = &[("plan_cache_mode", "force_custom_plan")];
+
+/// Reads by key have one good plan, and finding it costs as much as running it. Their statements leave no other, because
+/// a plan made while the tables were empty stays until their statistics are renewed.
+const PLANNED_ONCE: &[(&str, &str)] = &[("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
 
 async fn connect_postgres(
     address: &str,

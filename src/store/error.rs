@@ -20,6 +20,9 @@ pub enum StoreError {
     /// The database does not answer, or broke the connection.
     #[error("the database does not answer")]
     Unavailable(#[source] anyhow::Error),
+    /// A list was not done in its time: the database works, it has too much to look at.
+    #[error("a list took too long")]
+    ListTooSlow,
     /// No space left.
     #[error("the database is full")]
     Full,
@@ -36,6 +39,7 @@ impl From<StoreError> for Error {
                 Self::DatabaseUnavailable
             }
             StoreError::Unique | StoreError::Conflict => Self::Overloaded,
+            StoreError::ListTooSlow => Self::ListTooSlow,
             StoreError::Full => Self::StorageFull,
             StoreError::Bug(cause) => Self::internal(cause),
         }
@@ -84,6 +88,21 @@ impl From<&sqlx::Error> for StoreError {
     }
 }
 
+/// The error of a list: one that PostgreSQL stopped at its statement time-out is too slow, and no sign of trouble.
+pub(super) fn of_list(error: DbErr) -> StoreError {
+    match &error {
+        DbErr::Query(RuntimeErr::SqlxError(cause))
+            if cause.as_database_error().and_then(|error| error.code()).as_deref() == Some(QUERY_CANCELED) =>
+        {
+            StoreError::ListTooSlow
+        }
+        _ => error.into(),
+    }
+}
+
+/// PostgreSQL's statement time-out.
+const QUERY_CANCELED: &str = "57014";
+
 /// SQLSTATE of PostgreSQL (five characters), or the result code of SQLite (a number).
 fn by_code(code: &str, cause: anyhow::Error) -> StoreError {
     if let Ok(sqlite) = code.parse::<i32>()
@@ -102,8 +121,8 @@ fn by_code(code: &str, cause: anyhow::Error) -> StoreError {
         "40001" | "40P01" | "55P03" => StoreError::Conflict,
         // disk_full
         "53100" => StoreError::Full,
-        // query_canceled (statement time-out), idle_in_transaction_session_timeout, read_only_sql_transaction
-        "57014" | "25P03" | "25006" => StoreError::Unavailable(cause),
+        // idle_in_transaction_session_timeout, read_only_sql_transaction
+        QUERY_CANCELED | "25P03" | "25006" => StoreError::Unavailable(cause),
         // connection exceptions, shutdown and start-up of the server, too many connections
         _ if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => {
             StoreError::Unavailable(cause)

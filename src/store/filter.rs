@@ -1,5 +1,8 @@
 //! A filter as a SQL condition over a task `t` with its place in the queue `r` and its lease `l`, both left-joined.
 //!
+//! A statement may begin at another table that holds one row for each task it is about, all of one state. That is its
+//! [`Start`]: what that row holds is tested there, so that its indexes can be used and the task need not be read.
+//!
 //! The condition selects exactly the tasks for which `Filter::matches` is true. Two things make that so. NULL: a test
 //! on a missing value is NULL, which a WHERE takes as false; negations stand only on single tests, and those say
 //! `IS NOT TRUE`. So AND and OR never see a negated NULL, and indexes stay usable, which a COALESCE around every test
@@ -11,8 +14,9 @@ use sea_orm::DatabaseBackend;
 use sea_orm::sea_query::extension::sqlite::SqliteExpr;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func, LikeExpr};
 
-use crate::domain::filter::{
-    Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest, TimeField,
+use crate::domain::{
+    filter::{Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest, TimeField},
+    task_state::TaskState,
 };
 
 const TASK: &str = "t";
@@ -24,9 +28,30 @@ const LEASE: &str = "l";
 const STATE: &str =
     r#"(CASE WHEN "l"."id" IS NOT NULL THEN 2 WHEN "r"."id" IS NOT NULL THEN "r"."state" ELSE "t"."state" END)"#;
 
+/// The row a statement begins at.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    /// What the statement calls it.
+    pub(super) alias: &'static str,
+    /// The columns it has in common with `task`, of those that never differ from there.
+    pub(super) columns: &'static [&'static str],
+    /// The live state of every task that has such a row; none if it can be any.
+    pub(super) state: Option<TaskState>,
+}
+
+impl Start {
+    /// At the task itself.
+    pub(super) const TASK: Self = Self { alias: TASK, columns: &[], state: None };
+
+    /// A column of the task, from here if it is here.
+    pub(super) fn column(&self, name: &'static str) -> Expr {
+        Expr::col((if self.columns.contains(&name) { self.alias } else { TASK }, name))
+    }
+}
+
 /// The condition for a WHERE.
-pub(super) fn condition(filter: &Filter, backend: DatabaseBackend) -> Condition {
-    node(filter.root(), Dialect::of(backend))
+pub(super) fn condition(filter: &Filter, start: &Start, backend: DatabaseBackend) -> Condition {
+    Translation { start, dialect: Dialect::of(backend) }.node(filter.root())
 }
 
 /// What differs between the databases.
@@ -43,35 +68,71 @@ impl Dialect {
     }
 }
 
-fn node(node: &Node, dialect: Dialect) -> Condition {
-    match node {
-        Node::And(nodes) => nodes.iter().fold(Condition::all(), |all, part| all.add(self::node(part, dialect))),
-        Node::Or(nodes) => nodes.iter().fold(Condition::any(), |any, part| any.add(self::node(part, dialect))),
-        Node::Test { negated: false, test } => Condition::all().add(positive(test, dialect)),
-        Node::Test { negated: true, test } => {
-            Condition::all().add(positive(test, dialect).is_not(Expr::custom_keyword("TRUE")))
-        }
-    }
+/// What a condition is written for.
+struct Translation<'a> {
+    start: &'a Start,
+    dialect: Dialect,
 }
 
-/// The test; NULL or false where it does not hold.
-fn positive(test: &Test, dialect: Dialect) -> Expr {
-    match test {
-        Test::State(state) => Expr::cust(STATE).eq(state.number()),
-        Test::CancelRequested => Expr::col((LEASE, "cancel_time")).is_not_null(),
-        Test::Project(project) => Expr::col((TASK, "project")).eq(project.as_str()),
-        Test::Id { lowest, highest } if lowest == highest => Expr::col((TASK, "id")).eq(*lowest),
-        Test::Id { lowest, highest } => Expr::col((TASK, "id")).between(*lowest, *highest),
-        Test::Int(field, relation, constant) => compare(int(*field), *relation, Expr::val(*constant)),
-        Test::Time(field, relation, constant) => compare(time(*field), *relation, Expr::val(*constant)),
-        Test::TimePresent(field) => time(*field).is_not_null(),
-        Test::Text(source, TextTest::Present) => text(source, dialect).is_not_null(),
-        Test::Text(source, TextTest::Compare(relation, constant)) => {
-            let text = text(source, dialect);
-            let text = if *relation == Relation::Equal { text } else { in_byte_order(text, dialect) };
-            compare(text, *relation, Expr::val(constant.as_str()))
+impl Translation<'_> {
+    fn node(&self, node: &Node) -> Condition {
+        match node {
+            Node::And(nodes) => nodes.iter().fold(Condition::all(), |all, part| all.add(self.node(part))),
+            Node::Or(nodes) => nodes.iter().fold(Condition::any(), |any, part| any.add(self.node(part))),
+            Node::Test { negated: false, test } => Condition::all().add(self.positive(test)),
+            Node::Test { negated: true, test } => {
+                Condition::all().add(self.positive(test).is_not(Expr::custom_keyword("TRUE")))
+            }
         }
-        Test::Text(source, TextTest::Matches(pattern)) => matches(text(source, dialect), pattern, dialect),
+    }
+
+    /// The test; NULL or false where it does not hold.
+    fn positive(&self, test: &Test) -> Expr {
+        let dialect = self.dialect;
+        match test {
+            Test::State(state) => match self.start.state {
+                Some(known) => Expr::cust(if known == *state { "(1 = 1)" } else { "(1 = 0)" }),
+                None => Expr::cust(STATE).eq(state.number()),
+            },
+            Test::CancelRequested => Expr::col((LEASE, "cancel_time")).is_not_null(),
+            Test::Project(project) => self.start.column("project").eq(project.as_str()),
+            Test::Id { lowest, highest } if lowest == highest => self.start.column("id").eq(*lowest),
+            Test::Id { lowest, highest } => self.start.column("id").between(*lowest, *highest),
+            Test::Int(field, relation, constant) => compare(int(*field), *relation, Expr::val(*constant)),
+            Test::Time(field, relation, constant) => compare(self.time(*field), *relation, Expr::val(*constant)),
+            Test::TimePresent(field) => self.time(*field).is_not_null(),
+            Test::Text(source, TextTest::Present) => self.text(source).is_not_null(),
+            Test::Text(source, TextTest::Compare(relation, constant)) => {
+                let text = self.text(source);
+                let text = if *relation == Relation::Equal { text } else { in_byte_order(text, dialect) };
+                compare(text, *relation, Expr::val(constant.as_str()))
+            }
+            Test::Text(source, TextTest::Matches(pattern)) => matches(self.text(source), pattern, dialect),
+        }
+    }
+
+    fn time(&self, field: TimeField) -> Expr {
+        match field {
+            TimeField::Create => self.start.column("create_time"),
+            TimeField::Update => newest("update_time"),
+            TimeField::Run => first([READY, TASK], "run_time"),
+            TimeField::Finish => Expr::col((TASK, "finish_time")),
+            TimeField::Expire => Expr::col((TASK, "expire_time")),
+        }
+    }
+
+    fn text(&self, source: &TextSource) -> Expr {
+        let column = match source {
+            TextSource::Label(key) => return label(key, self.dialect),
+            TextSource::Field(TextField::Worker) => return Expr::col((LEASE, "worker")),
+            TextSource::Field(TextField::Type) => "type",
+            TextSource::Field(TextField::Queue) => "queue",
+            TextSource::Field(TextField::Owner) => "owner",
+            TextSource::Field(TextField::UniqueKey) => "unique_key",
+            TextSource::Field(TextField::ErrorType) => "error_type",
+            TextSource::Field(TextField::ErrorMessage) => "error_message",
+        };
+        self.start.column(column)
     }
 }
 
@@ -91,30 +152,6 @@ fn int(field: IntField) -> Expr {
         IntField::AttemptCount => newest("attempt_count"),
         IntField::CrashCount => newest("crash_count"),
     }
-}
-
-fn time(field: TimeField) -> Expr {
-    match field {
-        TimeField::Create => Expr::col((TASK, "create_time")),
-        TimeField::Update => newest("update_time"),
-        TimeField::Run => first([READY, TASK], "run_time"),
-        TimeField::Finish => Expr::col((TASK, "finish_time")),
-        TimeField::Expire => Expr::col((TASK, "expire_time")),
-    }
-}
-
-fn text(source: &TextSource, dialect: Dialect) -> Expr {
-    let column = match source {
-        TextSource::Label(key) => return label(key, dialect),
-        TextSource::Field(TextField::Worker) => (LEASE, "worker"),
-        TextSource::Field(TextField::Type) => (TASK, "type"),
-        TextSource::Field(TextField::Queue) => (TASK, "queue"),
-        TextSource::Field(TextField::Owner) => (TASK, "owner"),
-        TextSource::Field(TextField::UniqueKey) => (TASK, "unique_key"),
-        TextSource::Field(TextField::ErrorType) => (TASK, "error_type"),
-        TextSource::Field(TextField::ErrorMessage) => (TASK, "error_message"),
-    };
-    Expr::col(column)
 }
 
 /// A column that the lease holds while the task runs, the queue while it waits, and the task otherwise.

@@ -177,7 +177,7 @@ pub struct Position {
 /// Where a project's journal stands now; none when the project does not exist.
 pub async fn position(store: &Store, project: &ProjectId) -> StoreResult<Option<Position>> {
     let statement = Sql::new("-- journal::position\nSELECT revision, oldest FROM counter WHERE project = $1");
-    let rows = store.fetch(statement.text(project.as_str())).await?;
+    let rows = store.fetch_by_key(statement.text(project.as_str())).await?;
     rows.first()
         .map(|row| {
             let mut r = Reader::new(row);

@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{DatabaseBackend, DatabaseConnection, QueryResult};
+use sea_orm::{DatabaseBackend, DatabaseConnection, DbErr, QueryResult};
 use sqlx::{Postgres, Sqlite, pool::PoolConnection};
 
 use self::sql::{Reader, Sql};
@@ -68,6 +68,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     url: DatabaseUrl,
     reader: DatabaseConnection,
+    key_reader: DatabaseConnection,
     writer: DatabaseConnection,
     installation: Installation,
     /// Added to every time read from the database. Only tests move it.
@@ -85,6 +86,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             url: url.clone(),
             reader: opened.reader,
+            key_reader: opened.key_reader,
             writer: opened.writer,
             installation,
             clock_shift: AtomicI64::new(0),
@@ -163,19 +165,37 @@ impl Store {
 
     /// Runs a read statement on its own.
     async fn fetch(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        self.fetch_on(&self.0.reader, statement).await
+    }
+
+    /// Runs a read of a few rows by their whole keys. It is planned once, whatever it is given.
+    async fn fetch_by_key(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        self.fetch_on(&self.0.key_reader, statement).await
+    }
+
+    async fn fetch_on(&self, pool: &DatabaseConnection, statement: Sql) -> StoreResult<Vec<QueryResult>> {
         limited(async {
             match self.backend() {
                 DatabaseBackend::Sqlite => {
-                    let mut connection = self.0.reader.get_sqlite_connection_pool().acquire().await?;
+                    let mut connection = pool.get_sqlite_connection_pool().acquire().await?;
                     statement.fetch_sqlite(&mut connection).await
                 }
                 _ => {
-                    let mut connection = self.0.reader.get_postgres_connection_pool().acquire().await?;
+                    let mut connection = pool.get_postgres_connection_pool().acquire().await?;
                     statement.fetch_postgres(&mut connection).await
                 }
             }
         })
         .await
+    }
+
+    /// Waits for a list as long as a statement may take. PostgreSQL ends it at its statement time-out; SQLite, which cannot
+    /// be told, goes on in its thread.
+    async fn in_time_for_a_list<T>(&self, list: impl Future<Output = Result<T, DbErr>> + Send) -> StoreResult<T> {
+        match tokio::time::timeout(STATEMENT_LIMIT, Box::pin(list)).await {
+            Ok(outcome) => outcome.map_err(error::of_list),
+            Err(_) => Err(StoreError::ListTooSlow),
+        }
     }
 
     fn reader(&self) -> &DatabaseConnection {
@@ -227,7 +247,7 @@ impl Tx {
         if statement.is_idle() {
             return Ok(Vec::new());
         }
-        self.flush().await?;
+        self.flush_first().await?;
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
@@ -242,7 +262,7 @@ impl Tx {
         if statement.is_idle() {
             return Ok(());
         }
-        self.flush().await?;
+        self.flush_first().await?;
         self.run_one(statement).await.map(|_| ())
     }
 
@@ -252,6 +272,11 @@ impl Tx {
         if !statement.is_idle() {
             self.deferred.push((statement, expected));
         }
+    }
+
+    /// Runs what was deferred before another statement. Boxed, because it is rare and every statement's future holds it.
+    async fn flush_first(&mut self) -> StoreResult<()> {
+        if self.deferred.is_empty() { Ok(()) } else { Box::pin(self.flush()).await }
     }
 
     /// Runs what was deferred, one after the other.

@@ -29,6 +29,13 @@ const SQLITE_CHUNKS: [usize; 4] = [256, 32, 4, 1];
 /// are. With fewer rows it would save little, and for every choice of such columns there is another text to be prepared.
 const SHARED_FROM: usize = 64;
 
+/// The size of the chunk that holds so many rows; several of the largest if there are more. Rows that match nothing fill
+/// it up: one statement then instead of one for each power that makes up the number.
+pub(super) fn sqlite_chunk(rows: usize) -> usize {
+    let [largest, ..] = SQLITE_CHUNKS;
+    SQLITE_CHUNKS.into_iter().rev().find(|size| *size >= rows).unwrap_or_else(|| rows.next_multiple_of(largest))
+}
+
 /// One column of rows.
 #[derive(Clone, Debug)]
 enum Column {

@@ -87,7 +87,7 @@ impl From<StoreError> for Failed {
         match error {
             StoreError::Unique | StoreError::Conflict => Self::Again,
             StoreError::Bug(_) => Self::Bad(error),
-            StoreError::Unavailable(_) | StoreError::Full => Self::All(error.into()),
+            StoreError::Unavailable(_) | StoreError::ListTooSlow | StoreError::Full => Self::All(error.into()),
         }
     }
 }

@@ -75,6 +75,11 @@ impl Filter {
         self.root.pinned_task()
     }
 
+    /// The only queue a matching task can be in, if the filter names one. The filter may ask for more than the queue.
+    pub fn pinned_queue(&self) -> Option<&str> {
+        self.root.pinned_queue()
+    }
+
     /// The filter that matches what this one matches and what meets another condition too.
     #[must_use]
     pub fn and(self, condition: Node) -> Self {

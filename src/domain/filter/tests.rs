@@ -421,6 +421,23 @@ fn a_pinned_task_is_found() {
     }
 }
 
+#[test]
+fn a_pinned_queue_is_found() {
+    for (text, expected) in [
+        ("queue = a", Some("a")),
+        ("state = FAILED (type = t AND queue = a)", Some("a")),
+        ("NOT queue != a", Some("a")),
+        ("queue != a", None),
+        ("queue = a*", None),
+        ("queue:a", None),
+        ("queue = a OR state = FAILED", None),
+        ("type = a", None),
+        ("", None),
+    ] {
+        assert_eq!(parse(text).pinned_queue(), expected, "{text}");
+    }
+}
+
 /// Terms of every kind, as text.
 fn term() -> impl Strategy<Value = String> {
     prop::sample::select(vec![

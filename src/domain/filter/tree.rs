@@ -199,4 +199,16 @@ impl Node {
             Self::Or(_) | Self::Test { .. } => None,
         }
     }
+
+    /// The one queue in which the condition can hold, if a part that must hold says so.
+    pub(super) fn pinned_queue(&self) -> Option<&str> {
+        match self {
+            Self::And(nodes) => nodes.iter().find_map(Self::pinned_queue),
+            Self::Test {
+                test: Test::Text(TextSource::Field(TextField::Queue), TextTest::Compare(Relation::Equal, queue)),
+                negated: false,
+            } => Some(queue),
+            Self::Or(_) | Self::Test { .. } => None,
+        }
+    }
 }

@@ -214,7 +214,7 @@ impl Bench {
             .join_as(JoinType::LeftJoin, "ready", READY, joined(READY))
             .join_as(JoinType::LeftJoin, "lease", LEASE, joined(LEASE))
             .and_where(Expr::col((TASK, "project")).eq(PROJECT))
-            .cond_where(condition(filter, backend))
+            .cond_where(condition(filter, &Start::TASK, backend))
             .to_owned();
         let rows = self.db.query_all(&select).await.unwrap_or_else(|error| panic!("{}: {error}", sql(filter, backend)));
         rows.iter().map(|row| row.try_get("", "id").expect("id")).collect()
@@ -240,7 +240,7 @@ fn parse(text: &str) -> Filter {
 
 /// The condition with its parameters in place, to read.
 fn sql(filter: &Filter, backend: DatabaseBackend) -> String {
-    let select = Query::select().expr(Expr::cust("*")).cond_where(condition(filter, backend)).to_owned();
+    let select = Query::select().expr(Expr::cust("*")).cond_where(condition(filter, &Start::TASK, backend)).to_owned();
     let sql = Statement::to_string(&backend.build(&select));
     sql.split_once(" WHERE ").map_or("", |(_, condition)| condition).to_owned()
 }
@@ -511,7 +511,8 @@ fn what_the_caller_wrote_is_never_part_of_the_statement() {
                 priority = 7777 create_time > 7777-07-07T07:07:07Z name = 7777* \
                 name = 77777777-7777-7777-7777-777777777777";
     for backend in [DatabaseBackend::Sqlite, DatabaseBackend::Postgres] {
-        let select = Query::select().expr(Expr::cust("*")).cond_where(condition(&parse(text), backend)).to_owned();
+        let select =
+            Query::select().expr(Expr::cust("*")).cond_where(condition(&parse(text), &Start::TASK, backend)).to_owned();
         let statement = backend.build(&select);
         assert!(!statement.sql.contains("zzz") && !statement.sql.contains("777"), "{}", statement.sql);
         // Two values each come from a compared label (its key), a full name (its project) and a range of names.

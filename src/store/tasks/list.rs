@@ -2,24 +2,23 @@
 
 use sea_orm::{
     ConnectionTrait,
-    sea_query::{Condition, Expr, ExprTrait, JoinType, Order, Query, SelectStatement},
+    sea_query::{Condition, Expr, ExprTrait, JoinType, Order, Query, SelectStatement, UnionType},
 };
 
 use super::{
     super::{
         Store,
         error::StoreResult,
-        filter,
-        sql::{Reader, Rows, Sql},
+        sql::{Reader, Rows, Sql, sqlite_chunk},
     },
     decode::{self, COLUMNS, PAYLOAD_COLUMNS, attempt_columns, named_tasks, payload_columns, task_columns},
+    walks,
 };
 use crate::{
     domain::{
         filter::Filter,
         task::{Attempt, Task},
         task_list::ListQuery,
-        task_state::TaskState,
     },
     ids::{ProjectId, TaskId},
 };
@@ -27,36 +26,82 @@ use crate::{
 /// Counting stops here: nobody decides differently on two million than on one.
 pub const COUNT_LIMIT: i64 = 1_000_000;
 
+/// What tasks are found by on PostgreSQL: one after the other by their keys, whatever the planner thinks of the tables.
+/// OFFSET 0 keeps it from joining them in its own way: a plan made while they were empty would read them whole.
+macro_rules! by_key {
+    () => {
+        " FROM x JOIN LATERAL (SELECT * FROM task k WHERE k.project = $1 AND k.id = x.id OFFSET 0) t ON true \
+         LEFT JOIN LATERAL (SELECT * FROM ready k WHERE k.project = $1 AND k.id = x.id OFFSET 0) r ON true \
+         LEFT JOIN LATERAL (SELECT * FROM lease k WHERE k.project = $1 AND k.id = x.id OFFSET 0) l ON true"
+    };
+}
+
+/// SQLite looks tasks up by their keys anyway.
+macro_rules! joined {
+    () => {
+        concat!(" FROM ", named_tasks!())
+    };
+}
+
+macro_rules! get {
+    ($source:ident, basic) => {
+        concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), $source!())
+    };
+    ($source:ident, full) => {
+        concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), ", ", payload_columns!(), $source!())
+    };
+}
+
 /// Tasks by id; those that do not exist are left out.
 pub async fn get(store: &Store, project: &ProjectId, ids: &[TaskId], full: bool) -> StoreResult<Vec<Task>> {
-    let basic = concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), " FROM ", named_tasks!());
-    let everything =
-        concat!("-- tasks::get\nWITH {x} SELECT ", task_columns!(), ", ", payload_columns!(), " FROM ", named_tasks!());
-    let statement = Sql::new(if full { everything } else { basic });
-    let rows = store.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.iter().map(|id| id.0)))).await?;
+    let (text, len) = match (store.has_row_locks(), full) {
+        (true, false) => (get!(by_key, basic), ids.len()),
+        (true, true) => (get!(by_key, full), ids.len()),
+        (false, false) => (get!(joined, basic), sqlite_chunk(ids.len())),
+        (false, true) => (get!(joined, full), sqlite_chunk(ids.len())),
+    };
+    let ids = ids.iter().map(|id| Some(id.0)).chain(std::iter::repeat(None)).take(len);
+    let statement = Sql::new(text).text(project.as_str()).rows(Rows::new(len).opt_id("id", ids));
+    let rows = store.fetch_by_key(statement).await?;
     rows.iter().map(|row| decode::task(project, row, full).map(|decoded| decoded.task)).collect()
 }
 
 /// A page of tasks in the order of the list, and the revision of the project it was read at: both in one statement, so
 /// that a watch can start exactly where the page ends. An empty page has no row to carry the revision.
 pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> StoreResult<(Vec<Task>, Option<i64>)> {
-    let mut select = base(store, project, &query.filter);
-    select.expr(Expr::cust(task_columns!()));
+    let order = if query.ascending { Order::Asc } else { Order::Desc };
+    let found = walks::of(store, project, &query.filter).await?.into_iter().map(|walk| {
+        let mut keys = walk.select(store, project, &query.filter);
+        let (time, id) = (walk.start.column("create_time"), walk.start.column("id"));
+        if let Some(after) = query.after {
+            let place = Expr::tuple([time.clone(), id.clone()]);
+            let last = Expr::tuple([Expr::val(after.create_time), Expr::val(after.id.0)]);
+            keys.and_where(if query.ascending { place.gt(last) } else { place.lt(last) });
+        }
+        keys.expr_as(time.clone(), "create_time").expr_as(id.clone(), "id");
+        keys.order_by_expr(time, order.clone()).order_by_expr(id, order.clone()).limit(query.limit).to_owned()
+    });
+    let Some(keys) = all_of(found) else { return Ok((Vec::new(), None)) };
+
+    let by_key = |alias: &'static str| {
+        Condition::all()
+            .add(Expr::col((alias, "project")).eq(project.as_str()))
+            .add(Expr::col((alias, "id")).equals(("k", "id")))
+    };
+    let mut select = Query::select();
+    select.expr(Expr::cust(task_columns!())).from_subquery(keys, "k");
+    walks::join_tasks(&mut select, store)
+        .cond_where(by_key("t"))
+        .join_as(JoinType::LeftJoin, "ready", "r", by_key("r"))
+        .join_as(JoinType::LeftJoin, "lease", "l", by_key("l"))
+        .join_as(JoinType::InnerJoin, "counter", "n", Expr::col(("n", "project")).eq(project.as_str()));
     if query.full {
         select.expr(Expr::cust(payload_columns!()));
     }
-    let order = if query.ascending { Order::Asc } else { Order::Desc };
-    let (time, id) = (Expr::col(("t", "create_time")), Expr::col(("t", "id")));
-    if let Some(after) = query.after {
-        let place = Expr::tuple([time.clone(), id.clone()]);
-        let last = Expr::tuple([Expr::val(after.create_time), Expr::val(after.id.0)]);
-        select.and_where(if query.ascending { place.gt(last) } else { place.lt(last) });
-    }
-    select.order_by_expr(time, order.clone()).order_by_expr(id, order).limit(query.limit);
-    let of_project = Condition::all().add(Expr::col(("n", "project")).equals(("t", "project")));
-    select.join_as(JoinType::InnerJoin, "counter", "n", of_project).column(("n", "revision"));
+    select.column(("n", "revision"));
+    select.order_by(("k", "create_time"), order.clone()).order_by(("k", "id"), order).limit(query.limit);
 
-    let rows = store.reader().query_all(&select).await?;
+    let rows = store.in_time_for_a_list(store.reader().query_all(&select)).await?;
     let mut tasks = Vec::with_capacity(rows.len());
     let mut revision = None;
     for row in &rows {
@@ -68,66 +113,21 @@ pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> Stor
 }
 
 /// How many tasks match, counted up to [`COUNT_LIMIT`].
-pub async fn count(store: &Store, project: &ProjectId, filter: &Filter, extra: &[TaskState]) -> StoreResult<i64> {
-    let mut matching = base(store, project, filter);
-    matching.expr(Expr::val(1)).limit(COUNT_LIMIT.unsigned_abs());
-    if !extra.is_empty() {
-        matching.cond_where(states_condition(extra));
-    }
-    let mut select = Query::select();
-    select.expr(Expr::cust("count(*)")).from_subquery(matching, "matching");
-    let row = store.reader().query_one(&select).await?;
-    row.map_or(Ok(0), |row| Ok(row.try_get_by_index(0)?))
+pub async fn count(store: &Store, project: &ProjectId, filter: &Filter) -> StoreResult<i64> {
+    let found = walks::of(store, project, filter).await?.into_iter().map(|walk| {
+        let mut found = walk.select(store, project, filter);
+        found.expr(Expr::val(1)).limit(COUNT_LIMIT.unsigned_abs()).to_owned()
+    });
+    let Some(found) = all_of(found) else { return Ok(0) };
+    let select = Query::select().expr(Expr::cust("count(*)")).from_subquery(found, "found").to_owned();
+    let row = store.in_time_for_a_list(store.reader().query_one(&select)).await?;
+    row.map_or(Ok(0), |row| Ok(Ord::min(row.try_get_by_index(0)?, COUNT_LIMIT)))
 }
 
-fn states_condition(states: &[TaskState]) -> Condition {
-    let live = "(CASE WHEN l.id IS NOT NULL THEN 2 WHEN r.id IS NOT NULL THEN r.state ELSE t.state END)";
-    Condition::all().add(Expr::cust(live).is_in(states.iter().map(|state| state.number())))
-}
-
-/// `FROM task t` with its live rows, the project and the filter. When the filter pins the state, the narrow table of that
-/// state is joined for real, so that the planner may start from it.
-fn base(store: &Store, project: &ProjectId, filter: &Filter) -> SelectStatement {
-    let states = filter.required_states().unwrap_or_else(|| TaskState::ALL.to_vec());
-    let only = |allowed: &[TaskState]| states.iter().all(|state| allowed.contains(state));
-    let join = |inner: bool| if inner { JoinType::InnerJoin } else { JoinType::LeftJoin };
-    let on = |alias: &'static str| {
-        Condition::all()
-            .add(Expr::col((alias, "project")).equals(("t", "project")))
-            .add(Expr::col((alias, "id")).equals(("t", "id")))
-    };
-    let waiting = only(&[TaskState::Pending, TaskState::Retrying]);
-    let mut select = Query::select();
-    select
-        .from_as("task", "t")
-        .join_as(join(waiting), "ready", "r", if waiting { on("r").add(state_of("r", &states)) } else { on("r") })
-        .join_as(join(only(&[TaskState::Running])), "lease", "l", on("l"));
-    if only(&[TaskState::Failed, TaskState::Cancelled]) {
-        select.join_as(
-            JoinType::InnerJoin,
-            "closed",
-            "c",
-            on("c").add(Expr::col(("c", "create_time")).equals(("t", "create_time"))).add(state_of("c", &states)),
-        );
-    }
-    if let Some(id) = filter.pinned_task() {
-        select.and_where(Expr::col(("t", "id")).eq(id));
-    }
-    select
-        .and_where(Expr::col(("t", "project")).eq(project.as_str()))
-        .cond_where(filter::condition(filter, store.backend()));
-    select
-}
-
-/// The state of a narrow table, as literals: the planner knows then how few rows there are.
-fn state_of(alias: &'static str, states: &[TaskState]) -> Expr {
-    let numbers: Vec<String> = states.iter().map(|state| state.number().to_string()).collect();
-    // No state at all: the filter contradicts itself and nothing matches.
-    Expr::cust(if numbers.is_empty() {
-        "1 = 0".to_owned()
-    } else {
-        format!("{alias}.state IN ({})", numbers.join(", "))
-    })
+/// All rows of some statements; none of no statement. Each is a subquery, because it has an order and a limit of its own.
+fn all_of(statements: impl Iterator<Item = SelectStatement>) -> Option<SelectStatement> {
+    let whole = |part| Query::select().expr(Expr::cust("*")).from_subquery(part, "part").to_owned();
+    statements.map(whole).reduce(|mut all, part| all.union(UnionType::All, part).to_owned())
 }
 
 /// The ended attempts of a task with an epoch beyond `after`, the first one first.

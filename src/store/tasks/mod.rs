@@ -4,6 +4,7 @@ mod claim;
 mod decode;
 mod list;
 mod load;
+mod walks;
 mod write;
 
 pub use self::{

@@ -243,9 +243,9 @@ fn insert_ready(project: &str, tasks: &[&Task], now: i64) -> Sql {
     Sql::new(
         "-- tasks::insert_ready
          WITH {x} INSERT INTO ready (project, id, queue, type, rank, run_time, due, state, version, epoch, attempt_count,
-            crash_count, update_time, expire_time)
+            crash_count, update_time, expire_time, create_time)
          SELECT $1, x.id, x.queue, x.type, x.rank, x.run_time, x.due, x.state, x.version, x.epoch, x.attempt_count,
-            x.crash_count, x.update_time, x.expire_time FROM x",
+            x.crash_count, x.update_time, x.expire_time, x.create_time FROM x",
     )
     .text(project)
     .rows(
@@ -262,7 +262,8 @@ fn insert_ready(project: &str, tasks: &[&Task], now: i64) -> Sql {
             .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
             .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
             .int("update_time", tasks.iter().map(|t| t.update_time))
-            .opt_int("expire_time", tasks.iter().map(|t| t.spec.expire_time)),
+            .opt_int("expire_time", tasks.iter().map(|t| t.spec.expire_time))
+            .int("create_time", tasks.iter().map(|t| t.spec.create_time)),
     )
 }
 

@@ -2,6 +2,7 @@
 
 mod bulk_jobs;
 mod idempotency;
+mod lists;
 mod projects;
 mod queues;
 mod tasks;

@@ -35,19 +35,19 @@ use crate::support::{
 const LEASE: Duration = Duration::from_secs(60);
 
 /// A service in this process, and a caller.
-struct World {
-    app: App,
+pub(super) struct World {
+    pub(super) app: App,
     caller: Caller,
-    project: ProjectId,
+    pub(super) project: ProjectId,
 }
 
 impl World {
-    async fn on(database: &Database) -> Self {
+    pub(super) async fn on(database: &Database) -> Self {
         let app = App::new(open(database).await, CancellationToken::new());
         Self { app, caller: Caller::system("system:test"), project: project() }
     }
 
-    async fn submit(&self, spec: Spec) -> TaskId {
+    pub(super) async fn submit(&self, spec: Spec) -> TaskId {
         TaskId(self.try_submit(vec![new_task(spec)], None).await.expect("a good submit").remove(0).id)
     }
 
@@ -59,7 +59,7 @@ impl World {
         self.app.submit(&self.caller, &self.project, tasks, key).await.map(|answer| answer.value)
     }
 
-    async fn lease(&self, limit: usize) -> Vec<std::sync::Arc<Task>> {
+    pub(super) async fn lease(&self, limit: usize) -> Vec<std::sync::Arc<Task>> {
         let request = LeaseRequest {
             identity: Identity {
                 worker: "w".into(),
@@ -80,11 +80,11 @@ impl World {
         self.lease(1).await.pop().expect("a task is due")
     }
 
-    async fn report(&self, id: TaskId, epoch: i64, report: Report) -> Result<TaskState, Error> {
+    pub(super) async fn report(&self, id: TaskId, epoch: i64, report: Report) -> Result<TaskState, Error> {
         self.app.report(&self.caller, &self.project, vec![(id, epoch, report)]).await.expect("a report").remove(0)
     }
 
-    async fn change(&self, id: TaskId, change: TaskChange) -> Result<Option<Task>, Error> {
+    pub(super) async fn change(&self, id: TaskId, change: TaskChange) -> Result<Option<Task>, Error> {
         self.app.change_task(&self.caller, &self.project, id, change, None).await
     }
 
@@ -126,7 +126,7 @@ impl World {
     }
 }
 
-fn spec() -> Spec {
+pub(super) fn spec() -> Spec {
     Spec {
         task_type: "t".into(),
         queue: "default".into(),
@@ -151,7 +151,7 @@ fn json(text: &'static str) -> Payload {
     Payload { media_type: None, data: text.into() }
 }
 
-fn failure(error_type: &str) -> Failure {
+pub(super) fn failure(error_type: &str) -> Failure {
     Failure { error: TaskError::own(error_type, "boom"), is_final: false, retry_after: None }
 }
 
@@ -500,7 +500,7 @@ async fn leases_nobody_heard_of_are_given_back_uncounted() {
     .await;
 }
 
-fn everything() -> ListQuery {
+pub(super) fn everything() -> ListQuery {
     ListQuery { filter: Filter::everything(), ascending: false, after: None, limit: 100, full: false }
 }
 

@@ -22,8 +22,9 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ),
     (
         "ready",
-        "id, queue, type, rank, run_time, due, state, version, epoch, attempt_count, crash_count, update_time",
-        "gen_random_uuid(), n % 8, n % 8, n % 3, n, n % 8 > 0, 1, n % 4, n % 3, 0, 0, n",
+        "id, queue, type, rank, run_time, due, state, version, epoch, attempt_count, crash_count, update_time,
+            create_time",
+        "gen_random_uuid(), n % 8, n % 8, n % 3, n, n % 8 > 0, 1, n % 4, n % 3, 0, 0, n, n",
     ),
     (
         "lease",
