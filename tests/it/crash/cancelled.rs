@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::plan;
 use crate::support::{
-    backend::{Database, for_each_backend},
+    backend::Database,
     client::Clients,
     history::{Completion, End, History, REQUEST_LABEL},
     invariants::{Inspector, When, assert_holds},
@@ -41,7 +41,7 @@ const LOOK_EVERY: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_writes_leave_no_transaction_and_lose_nothing() {
-    for_each_backend(async |database| cancel_again_and_again(database, plan::many(500, 20_000)).await).await;
+    plan::on_each_backend(async |database| cancel_again_and_again(database, plan::many(500, 20_000)).await).await;
 }
 
 async fn cancel_again_and_again(database: &Database, calls: usize) {

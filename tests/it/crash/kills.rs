@@ -8,7 +8,7 @@ use tasktower::faults::Point;
 
 use super::plan;
 use crate::support::{
-    backend::{Backend, Database, for_each_backend},
+    backend::{Backend, Database},
     invariants::{Inspector, When, assert_holds},
     load::{Load, Shape},
     server::Server,
@@ -38,7 +38,7 @@ fn ready_within(backend: Backend) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_in_the_middle_of_a_load_lose_nothing() {
-    for_each_backend(async |database| kill_again_and_again(database, plan::many(8, 200)).await).await;
+    plan::on_each_backend(async |database| kill_again_and_again(database, plan::many(8, 200)).await).await;
 }
 
 async fn kill_again_and_again(database: &Database, kills: usize) {
@@ -67,7 +67,7 @@ async fn crashes_at_every_failpoint_lose_nothing() {
     if !plan::has_failpoints() {
         return;
     }
-    for_each_backend(async |database| {
+    plan::on_each_backend(async |database| {
         let mut random = plan::random(10 + database.backend() as u64);
         let mut lane = Lane::start(database, false).await;
         let rounds = plan::many(1, 10);
@@ -96,7 +96,7 @@ async fn commits_without_an_answer_are_found_out() {
     if !plan::has_failpoints() {
         return;
     }
-    for_each_backend(async |database| {
+    plan::on_each_backend(async |database| {
         let mut lane = Lane::start(database, false).await;
         let faults = "before_begin=error@1/60;after_begin=error@1/60;before_commit=error@1/25;after_commit=error@1/25";
         let seed = plan::seed().to_string();

@@ -8,6 +8,7 @@ use std::{fs::File, io::Write as _};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use crate::support::{
+    backend::{Backend, Database, for_each_backend},
     history::{End, Known},
     missing,
 };
@@ -20,6 +21,19 @@ const REPORT: &str = "TASKTOWER_CRASH_REPORT";
 /// How many of something: a few in `make test`, all in `make crash`.
 pub fn many<T>(short: T, full: T) -> T {
     if std::env::var(CRASH).is_ok_and(|value| value == "full") { full } else { short }
+}
+
+/// Runs a part on each kind of database: one after the other, or both at once in the short form, which mostly waits.
+pub async fn on_each_backend(part: impl AsyncFn(&Database)) {
+    if many(false, true) {
+        return for_each_backend(part).await;
+    }
+    let on = async |backend| {
+        if let Some(database) = Database::fresh(backend).await {
+            part(&database).await;
+        }
+    };
+    tokio::join!(on(Backend::Sqlite), on(Backend::Postgres));
 }
 
 /// The seed of this run.
