@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: scripts/setup.sh [cc] [rust] [postgres] [redis] [python] [buf]
+# and, for `make bench` only, [npm]
 #
 # What is there already is used as it is, so a second run needs no network. System packages come from apt, as root or
 # through sudo; everything else stays under target/. On a system without apt it says what to install by hand.
@@ -72,6 +73,10 @@ setup_python() {
   cp "$REQUIREMENTS" "$VENV/requirements.stamp"
 }
 
+setup_npm() {
+  have npm || install_packages npm
+}
+
 setup_buf() {
   local link=$TOOLS/bin/buf
   is_our_buf() { [ "$("$1" --version 2>/dev/null)" = "$BUF_VERSION" ]; }
@@ -83,7 +88,7 @@ setup_buf() {
     return
   fi
   # npm is where buf can be had as a package with a checksum.
-  have npm || install_packages npm
+  setup_npm
   say "buf $BUF_VERSION into $TOOLS"
   npm install --loglevel error --no-audit --no-fund --prefix "$TOOLS/npm" "@bufbuild/buf@$BUF_VERSION" >&2
   ln -sfn ../npm/node_modules/.bin/buf "$link"
@@ -96,7 +101,7 @@ setup_buf() {
 if [ $# -eq 0 ]; then set -- cc rust postgres redis python buf; fi
 for part in "$@"; do
   case $part in
-    cc | rust | postgres | redis | python | buf) "setup_$part" ;;
+    cc | rust | postgres | redis | python | buf | npm) "setup_$part" ;;
     *) say "unknown part: $part" && exit 2 ;;
   esac
 done

@@ -5,6 +5,8 @@
 # already is taken as it is and no server is started for it. Servers and data are gone when the command ends, however it
 # ends; if a server does not start, its log is shown.
 #
+# TASKTOWER_TEST_POSTGRES_SETTINGS has more settings for PostgreSQL, as words: 'name=value name=value'.
+#
 # Durability is left as it is in production (fsync on): kill tests mean nothing without it.
 set -euo pipefail
 
@@ -59,7 +61,8 @@ give_up() {
 }
 
 start_postgres() {
-  local initdb bin port data=$work/postgres log=$work/postgres.log as=()
+  local initdb bin port setting data=$work/postgres log=$work/postgres.log as=() more=()
+  for setting in ${TASKTOWER_TEST_POSTGRES_SETTINGS:-}; do more+=(-c "$setting"); done
   initdb=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1 || true)
   bin=$(dirname "${initdb:-$(command -v initdb || true)}")
   if [ ! -x "$bin/postgres" ]; then
@@ -80,7 +83,7 @@ start_postgres() {
     port=$(random_port)
     (cd / && exec "${as[@]}" "$bin/postgres" -D "$data" -p "$port" \
       -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-      -c max_connections=$POSTGRES_MAX_CONNECTIONS) >>"$log" 2>&1 &
+      -c max_connections=$POSTGRES_MAX_CONNECTIONS "${more[@]}") >>"$log" 2>&1 &
     postgres_pid=$!
     if wait_until "$postgres_pid" "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; then
       export TASKTOWER_TEST_DATABASE_URL=postgres://postgres@127.0.0.1:$port/postgres

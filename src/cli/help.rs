@@ -105,7 +105,9 @@ pub const BENCH: &str = "\
 Examples:
   tasktower bench lifecycle --tasks 100000 --workers 8 --batch 500 --json
   tasktower bench latency --rate 200 --seconds 10
-  tasktower bench watch --streams 1000 --connections 4 --events 20000
+  tasktower bench watch --streams 1000 --connections 4 --events 20000 --rate 1000
+  tasktower bench backlog --waiting 1000000 --queue bench-long
 
-Every run uses a queue of its own, bench-UUID, and leaves its tasks there. With --json the
-last line of stdout is one JSON object; talk goes to stderr.";
+Every run uses a queue of its own, bench-UUID, and leaves its tasks there; `list` and `backlog`
+can go on with a queue they filled before. With --json the last line of stdout is one JSON
+object; talk goes to stderr.";

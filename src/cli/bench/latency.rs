@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Tell,
     load::Load,
-    report::{Latency, Times, rounded},
+    report::{Latency, Measuring, Times, rounded},
     session::{Session, Witness},
 };
 use crate::shutdown;
@@ -43,6 +43,9 @@ pub struct LatencyArgs {
     /// For so many seconds
     #[arg(long, default_value_t = 10, value_name = "N")]
     seconds: u64,
+    /// So many tasks at first are not counted: connections, caches and prepared statements are new to them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    warm_up: usize,
     #[command(flatten)]
     pub(super) tell: Tell,
 }
@@ -53,6 +56,8 @@ type Starts = Arc<Vec<AtomicU64>>;
 struct Stopwatch {
     origin: Instant,
     starts: Starts,
+    /// Tasks below this number are not counted.
+    warm_up: usize,
     times: Times,
     seen: Arc<AtomicU64>,
 }
@@ -65,7 +70,9 @@ impl Witness for Stopwatch {
             let began = self.starts.get(number).map_or(0, |start| start.swap(0, Ordering::Relaxed));
             if let Some(began) = began.checked_sub(1) {
                 let now = now.duration_since(self.origin);
-                self.times.record(now.saturating_sub(Duration::from_micros(began)));
+                if number >= self.warm_up {
+                    self.times.record(now.saturating_sub(Duration::from_micros(began)));
+                }
                 self.seen.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -90,7 +97,7 @@ pub async fn run(context: &Context, args: &LatencyArgs) -> anyhow::Result<Latenc
     let expected = args.rate * args.seconds as f64;
     anyhow::ensure!(args.rate > 0.0 && expected <= MAX_SAMPLES, "--rate times --seconds must be 1 to {MAX_SAMPLES}");
     // Bounded just above, and not negative.
-    let expected = (expected as usize).max(1);
+    let expected = (expected as usize).max(1) + args.warm_up;
     let load = Load::new(context, 0);
     let origin = Instant::now();
     let starts: Starts = Arc::new((0..expected).map(|_| AtomicU64::new(0)).collect());
@@ -102,10 +109,17 @@ pub async fn run(context: &Context, args: &LatencyArgs) -> anyhow::Result<Latenc
         identity: load.worker(0, CREDITS),
         credits: CREDITS,
         batch: BATCH,
-        witness: Stopwatch { origin, starts: starts.clone(), times: Times::new()?, seen: seen.clone() },
+        witness: Stopwatch {
+            origin,
+            starts: starts.clone(),
+            warm_up: args.warm_up,
+            times: Times::new()?,
+            seen: seen.clone(),
+        },
     };
     let worker = shutdown::spawn("latency", worker.run(done.clone()));
 
+    let measuring = Measuring::begin();
     let mut calls = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     // A late tick is made up for, so the rate is kept.
@@ -133,6 +147,7 @@ pub async fn run(context: &Context, args: &LatencyArgs) -> anyhow::Result<Latenc
     while seen.load(Ordering::Relaxed) < expected as u64 && last.elapsed() < LAST_WAIT && !worker.is_finished() {
         tokio::time::sleep(POLL).await;
     }
+    measuring.end();
     done.cancel();
     let times = worker.await??.times;
     Ok(Latency {

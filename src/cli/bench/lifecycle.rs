@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     Tell,
     load::{Load, MAX_BATCH, connections, task_number},
-    report::{Lifecycle, per_second, rounded},
+    report::{Lifecycle, Measuring, per_second, rounded},
     runner::{PAUSE, may_pass},
     session::{Session, Witness},
 };
@@ -70,15 +70,16 @@ pub async fn run(context: &Context, args: &LifecycleArgs) -> anyhow::Result<Life
     let apis = connections(context, args.connections);
     let batch = usize::try_from(args.batch)?;
 
+    let measuring = Measuring::begin();
     let began = Instant::now();
-    submit(&load, &apis, usize::try_from(args.tasks)?, batch, usize::try_from(args.submitters)?).await?;
+    load.submit_all(&apis, usize::try_from(args.tasks)?, batch, usize::try_from(args.submitters)?).await?;
     let submitting = began.elapsed();
     eprintln!("submitted {} in {submitting:.2?}", args.tasks);
 
     let began_work = Instant::now();
     let mut granted = work(&load, &apis, args, batch).await?;
     let working = began_work.elapsed();
-    let seconds = began.elapsed();
+    let seconds = measuring.end();
     eprintln!("processed in {working:.2?}");
 
     let succeeded = count_succeeded(context, &load).await?;
@@ -92,34 +93,6 @@ pub async fn run(context: &Context, args: &LifecycleArgs) -> anyhow::Result<Life
         lost: args.tasks.saturating_sub(succeeded),
         duplicated: count_repeated(&mut granted),
     })
-}
-
-async fn submit(load: &Load, apis: &[Api], tasks: usize, batch: usize, submitters: usize) -> anyhow::Result<()> {
-    let taken = Arc::new(AtomicUsize::new(0));
-    let mut lanes: JoinSet<Result<(), Status>> = JoinSet::new();
-    for lane in 0..submitters {
-        let (load, api, taken) = (load.clone(), apis[lane % apis.len()].clone(), taken.clone());
-        lanes.spawn(async move {
-            loop {
-                let first = taken.fetch_add(batch, Ordering::Relaxed);
-                if first >= tasks {
-                    return Ok(());
-                }
-                let request = load.submit_batch(batch.min(tasks - first));
-                // The request id makes it safe to send the same batch again.
-                while let Err(status) = api.tasks().batch_submit_tasks(api.call(request.clone())).await {
-                    if !may_pass(&status) {
-                        return Err(status);
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        });
-    }
-    while let Some(lane) = lanes.join_next().await {
-        lane??;
-    }
-    Ok(())
 }
 
 /// Runs the workers until all succeeded or nothing moves any more; answers every grant.

@@ -1,20 +1,30 @@
 //! The tasks a benchmark makes, and the connections it uses.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::Context as _;
-use tonic::Status;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
+use super::runner::{PAUSE, may_pass};
 use crate::{
-    cli::{Context, connect::Api},
-    pb::{BatchSubmitTasksRequest, Payload, SubmitTaskRequest, Task, WorkerIdentity, payload::Kind},
+    cli::{Context, connect::Api, failure::true_code},
+    pb::{BatchSubmitTasksRequest, GetQueueRequest, Payload, SubmitTaskRequest, Task, WorkerIdentity, payload::Kind},
 };
 
 /// The task type of all benchmarks.
 pub const TYPE: &str = "bench";
 /// The server takes so many in one batch.
 pub const MAX_BATCH: usize = 1_000;
+/// Batches in flight when a queue is filled: one is written while the next ones are on their way.
+const FILLERS: usize = 4;
 
 /// A queue, and how tasks for it look.
 #[derive(Clone)]
@@ -29,11 +39,15 @@ pub struct Load {
 impl Load {
     /// A load with a queue of its own and inputs of about this size.
     pub fn new(context: &Context, payload_bytes: usize) -> Self {
-        let queue = format!("bench-{}", Uuid::now_v7());
+        Self::of_queue(context, &format!("bench-{}", Uuid::now_v7()), payload_bytes)
+    }
+
+    /// A load for the queue of this name.
+    pub fn of_queue(context: &Context, queue: &str, payload_bytes: usize) -> Self {
         eprintln!("queue {queue}");
         let text = "x".repeat(payload_bytes);
         let payload = Payload { kind: Some(Kind::Json(prost_types::Value::from(text))) };
-        Self { project: context.project.clone(), queue, payload }
+        Self { project: context.project.clone(), queue: queue.to_owned(), payload }
     }
 
     /// A task of this load.
@@ -73,6 +87,56 @@ impl Load {
             names.extend(answer.responses.into_iter().map(|response| response.name));
         }
         Ok(names)
+    }
+
+    /// Submits `tasks` tasks, `lanes` batches at a time.
+    pub async fn submit_all(&self, apis: &[Api], tasks: usize, batch: usize, lanes: usize) -> anyhow::Result<()> {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let mut running: JoinSet<Result<(), Status>> = JoinSet::new();
+        for lane in 0..lanes {
+            let (load, api, taken) = (self.clone(), apis[lane % apis.len()].clone(), taken.clone());
+            running.spawn(async move {
+                loop {
+                    let first = taken.fetch_add(batch, Ordering::Relaxed);
+                    if first >= tasks {
+                        return Ok(());
+                    }
+                    load.submit_surely(&api, batch.min(tasks - first)).await?;
+                }
+            });
+        }
+        while let Some(lane) = running.join_next().await {
+            lane??;
+        }
+        Ok(())
+    }
+
+    /// Submits a batch; the request id makes it safe to send it again when the server was busy or away.
+    pub async fn submit_surely(&self, api: &Api, count: usize) -> Result<(), Status> {
+        let request = self.submit_batch(count);
+        while let Err(status) = api.tasks().batch_submit_tasks(api.call(request.clone())).await {
+            if !may_pass(&status) {
+                return Err(status);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Submits what is missing until so many tasks wait in the queue.
+    pub async fn fill(&self, apis: &[Api], waiting: u64) -> anyhow::Result<()> {
+        let name = self.queue_name();
+        let there = match apis[0].queues().get_queue(apis[0].call(GetQueueRequest { name })).await {
+            Ok(answer) => answer.into_inner().queue.unwrap_or_default().ready_count,
+            Err(status) if true_code(&status) == Code::NotFound => 0,
+            Err(status) => return Err(status.into()),
+        };
+        let missing = waiting.saturating_sub(u64::try_from(there)?);
+        if missing > 0 {
+            eprintln!("{there} tasks wait; submitting {missing} more");
+            self.submit_all(apis, usize::try_from(missing)?, MAX_BATCH, FILLERS).await?;
+        }
+        Ok(())
     }
 
     /// A worker for this load.

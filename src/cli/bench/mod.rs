@@ -1,11 +1,13 @@
 //! `tasktower bench …`: measures a server from outside, by the public API only.
 //!
 //! Cast: each scenario has a file; `runner` keeps K calls in flight; `session` is a worker's stream; `report` is the one
-//! JSON object a run ends with. Every run uses a queue of its own, so runs do not mix. Any refusal that would not pass
-//! by itself ends the run with the error: figures of a broken run are worse than none.
+//! JSON object a run ends with. Every run uses a queue of its own unless it is given one, so runs do not mix. Any refusal that
+//! would not pass by itself ends the run with the error: figures of a broken run are worse than none.
 
+mod backlog;
 mod latency;
 mod lifecycle;
+mod list;
 mod load;
 mod read;
 mod report;
@@ -32,6 +34,10 @@ pub enum BenchCommand {
     Latency(latency::LatencyArgs),
     /// Read with K calls in flight: nine GetTask to one ListTasks
     Read(read::ReadArgs),
+    /// Pages of 50 tasks by different filters, among N tasks
+    List(list::ListArgs),
+    /// Lease from a queue in which N tasks wait
+    Backlog(backlog::BacklogArgs),
     /// N streams, each on a task of its own; is every change delivered once?
     Watch(watch::WatchArgs),
 }
@@ -51,6 +57,8 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::Submit(args) => report::tell(&submit::run(context, &args).await?, args.tell)?,
         BenchCommand::Latency(args) => report::tell(&latency::run(context, &args).await?, args.tell)?,
         BenchCommand::Read(args) => report::tell(&read::run(context, &args).await?, args.tell)?,
+        BenchCommand::List(args) => report::tell(&list::run(context, &args).await?, args.tell)?,
+        BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
         BenchCommand::Watch(args) => report::tell(&watch::run(context, &args).await?, args.tell)?,
     }
     Ok(ExitCode::SUCCESS)

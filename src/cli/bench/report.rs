@@ -1,6 +1,9 @@
 //! What a run ends with. The keys are fixed: other programs read them.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -62,6 +65,51 @@ pub struct Watch {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub server_rss_per_stream_bytes: Option<u64>,
+}
+
+/// Result of `bench list`.
+#[derive(Debug, Serialize)]
+pub struct List {
+    pub scenario: &'static str,
+    pub tasks: u64,
+    pub pages: u64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+    /// The 95th percentile of each kind of page.
+    pub p95_ms_by_filter: BTreeMap<&'static str, f64>,
+}
+
+/// Result of `bench backlog`.
+#[derive(Debug, Serialize)]
+pub struct Backlog {
+    pub scenario: &'static str,
+    pub waiting: u64,
+    pub leased: u64,
+    /// Tasks a second of time spent in LeaseTasks.
+    pub per_s: f64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// Encloses on stderr what the figures are of: whoever reads the CPU times of the processes beside us reads them when
+/// these lines come.
+pub struct Measuring(Instant);
+
+impl Measuring {
+    /// The preparations are over.
+    pub fn begin() -> Self {
+        eprintln!("measuring");
+        Self(Instant::now())
+    }
+
+    /// What comes now is counting and comparing.
+    pub fn end(self) -> Duration {
+        let elapsed = self.0.elapsed();
+        eprintln!("measured");
+        elapsed
+    }
 }
 
 /// Prints a result: one line of JSON, or key by key for people.
@@ -155,6 +203,22 @@ mod tests {
             keys(serde_json::to_value(watch).unwrap()),
             "delivered duplicated missed p50_ms p99_ms scenario server_rss_per_stream_bytes streams"
         );
+        let list = List {
+            scenario: "list",
+            tasks: 1,
+            pages: 1,
+            p50_ms: 1.0,
+            p95_ms: 1.0,
+            p99_ms: 1.0,
+            p95_ms_by_filter: BTreeMap::new(),
+        };
+        assert_eq!(
+            keys(serde_json::to_value(list).unwrap()),
+            "p50_ms p95_ms p95_ms_by_filter p99_ms pages scenario tasks"
+        );
+        let backlog =
+            Backlog { scenario: "backlog", waiting: 1, leased: 1, per_s: 1.0, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0 };
+        assert_eq!(keys(serde_json::to_value(backlog).unwrap()), "leased p50_ms p95_ms p99_ms per_s scenario waiting");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use super::report::Times;
+use super::report::{Measuring, Times};
 use crate::cli::failure::true_code;
 
 /// After a refusal that passes by itself.
@@ -35,11 +35,12 @@ where
     C: Fn(usize) -> F + Clone + Send + 'static,
     F: Future<Output = Result<u64, Status>> + Send,
 {
-    let began = Instant::now();
+    let measuring = Measuring::begin();
+    let end = Instant::now() + time;
     let mut running = JoinSet::new();
     for lane in 0..lanes {
         let call = call.clone();
-        running.spawn(async move { run_lane(lane, began + time, call).await });
+        running.spawn(async move { run_lane(lane, end, call).await });
     }
     let mut measured = Measured { times: Times::new()?, items: 0, elapsed: Duration::ZERO };
     let mut refused = 0;
@@ -49,7 +50,7 @@ where
         measured.items += lane.items;
         refused += lane.refused;
     }
-    measured.elapsed = began.elapsed();
+    measured.elapsed = measuring.end();
     if refused > 0 {
         eprintln!("{refused} calls were refused for the moment and made again");
     }

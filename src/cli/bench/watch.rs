@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{
     Tell,
     load::{Load, connections},
-    report::{Times, Watch},
+    report::{Measuring, Times, Watch},
     runner::{PAUSE, may_pass},
 };
 use crate::{
@@ -60,6 +60,9 @@ pub struct WatchArgs {
     /// So many changes in all, at least two for each stream
     #[arg(long, default_value_t = 10_000, value_name = "E")]
     events: u64,
+    /// So many changes a second; without, as fast as the server takes them
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000), value_name = "R")]
+    rate: Option<u64>,
     /// The server's process on this machine, to see its memory
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
@@ -115,7 +118,9 @@ pub async fn run(context: &Context, args: &WatchArgs) -> anyhow::Result<Watch> {
     let after = args.server_pid.map(resident_bytes).transpose()?;
     eprintln!("{streams} streams are open");
 
-    let driven = drive(&context.api, &load, u64::from(args.streams), args.events).await?;
+    let measuring = Measuring::begin();
+    let driven = drive(&context.api, &load, u64::from(args.streams), args.events, args.rate).await?;
+    measuring.end();
     let last = Instant::now();
     // A stream on one task ends by itself when the task is final.
     while last.elapsed() < LAST_WAIT && !watchers.is_empty() {
@@ -202,6 +207,11 @@ impl Watcher {
 struct Drive {
     api: Api,
     load: Load,
+    began: Instant,
+    /// Changes a second.
+    rate: Option<u64>,
+    /// Changes that drivers have set out to make.
+    begun: AtomicU64,
     /// Changes made so far.
     made: AtomicU64,
     /// Tasks completed so far.
@@ -210,10 +220,19 @@ struct Drive {
 }
 
 /// Leases and gives back until enough changes are made, then leases and completes every task.
-async fn drive(api: &Api, load: &Load, tasks: u64, events: u64) -> anyhow::Result<HashMap<String, Changes>> {
+async fn drive(
+    api: &Api,
+    load: &Load,
+    tasks: u64,
+    events: u64,
+    rate: Option<u64>,
+) -> anyhow::Result<HashMap<String, Changes>> {
     let drive = Arc::new(Drive {
         api: api.clone(),
         load: load.clone(),
+        began: Instant::now(),
+        rate,
+        begun: AtomicU64::new(0),
         made: AtomicU64::new(0),
         completed: AtomicU64::new(0),
         notes: Mutex::default(),
@@ -225,6 +244,7 @@ async fn drive(api: &Api, load: &Load, tasks: u64, events: u64) -> anyhow::Resul
         drivers.spawn(async move {
             let mut granted = Instant::now();
             while drive.completed.load(Ordering::Relaxed) < tasks {
+                drive.keep_rate().await;
                 let leased = drive.lease(number).await?;
                 if !leased.is_empty() {
                     granted = Instant::now();
@@ -244,6 +264,15 @@ async fn drive(api: &Api, load: &Load, tasks: u64, events: u64) -> anyhow::Resul
 }
 
 impl Drive {
+    /// Waits until the next batch is due: each of its tasks changes twice, by the lease and by what ends it.
+    async fn keep_rate(&self) {
+        let Some(rate) = self.rate else { return };
+        let changes = LAST_EVENTS * BATCH as u64;
+        let before = self.begun.fetch_add(changes, Ordering::Relaxed);
+        let due = self.began + Duration::from_secs_f64(before as f64 / rate as f64);
+        tokio::time::sleep_until(due.into()).await;
+    }
+
     async fn lease(&self, number: usize) -> Result<Vec<LeasedTask>, Status> {
         let request = LeaseTasksRequest {
             parent: self.load.project.clone(),

@@ -232,9 +232,12 @@ async fn every_measurement_ends_with_its_json() {
             &["lifecycle", "--tasks", "200", "--workers", "2", "--batch", "20"][..],
             &["lifecycle", "--tasks", "50", "--workers", "2", "--batch", "20", "--unary"],
             &["submit", "--seconds", "1", "--inflight", "4"],
-            &["latency", "--rate", "50", "--seconds", "1"],
+            &["latency", "--rate", "50", "--seconds", "1", "--warm-up", "5"],
             &["read", "--seconds", "1", "--inflight", "4"],
+            &["list", "--seconds", "1", "--tasks", "300", "--inflight", "2"],
+            &["backlog", "--waiting", "50", "--leases", "5", "--batch", "10"],
             &["watch", "--streams", "20", "--connections", "2", "--events", "100"],
+            &["watch", "--streams", "20", "--connections", "2", "--events", "100", "--rate", "2000"],
         ] {
             let said = say(&rpc, &[&["bench"], arguments, &["--json"]].concat()).await.well();
             let last = said.lines().last().expect("a last line");

@@ -1,0 +1,273 @@
+"""The table: what each row compares, and what is asked of it.
+
+A row names its sides; all of them run in each round, in turn, each on a fresh database. `must` and `aim` are bounds on
+the ratio of tasktower to a peer, or on the figure itself where there is no peer.
+"""
+
+import time
+from dataclasses import dataclass
+
+from process import Server, resident_bytes
+from sides import TASKTOWER, Figures
+
+OURS = "tasktower"
+PG_BOSS, GRAPHILE, CRONOQ, ECHO = "pg-boss", "graphile-worker", "cronoq-server", "tonic echo"
+
+LIFECYCLE_TASKS = 50_000
+CALL_SECONDS = 3
+MANY, FEW = 1_000_000, 1_000
+
+
+@dataclass
+class Value:
+    """A figure that sides have in common."""
+
+    key: str
+    unit: str
+    more_is_better: bool
+    digits: int = 0
+
+
+@dataclass
+class Ask:
+    """A bound: on the ratio to a peer, or on the figure itself when `peer` is None."""
+
+    key: str
+    peer: str | None
+    must: float | None
+    aim: float | None
+
+
+@dataclass
+class Row:
+    name: str
+    title: str
+    values: list
+    asks: list
+    # (sides, stack) -> {name: run once}; what it enters into the stack lasts for the row.
+    prepare: object
+    # Rounds cost too much to have as many as asked for.
+    most_rounds: int | None = None
+
+
+PER_S = [Value("per_s", "tasks/s", True), Value("enqueue", "enqueued/s", True), Value("process", "processed/s", True)]
+CALLS_PER_S = [Value("per_s", "calls/s", True), Value("p50_ms", "p50 ms", False, 2), Value("p99_ms", "p99 ms", False, 2)]
+MILLIS = [Value("p50_ms", "p50 ms", False, 2), Value("p99_ms", "p99 ms", False, 2)]
+
+
+def lifecycle_postgres(sides, stack):
+    return {
+        OURS: lambda: sides.tasktower_lifecycle("postgres", LIFECYCLE_TASKS),
+        PG_BOSS: lambda: sides.node_lifecycle("pg_boss.mjs", LIFECYCLE_TASKS),
+        GRAPHILE: lambda: sides.node_lifecycle("graphile_worker.mjs", LIFECYCLE_TASKS),
+        CRONOQ: lambda: sides.cronoq_lifecycle("postgres", LIFECYCLE_TASKS),
+    }
+
+
+def lifecycle_sqlite(sides, stack):
+    return {
+        OURS: lambda: sides.tasktower_lifecycle("sqlite", LIFECYCLE_TASKS),
+        CRONOQ: lambda: sides.cronoq_lifecycle("sqlite", LIFECYCLE_TASKS),
+        # It has no SQLite; the aim is to be as fast on a file as it is on PostgreSQL.
+        GRAPHILE: lambda: sides.node_lifecycle("graphile_worker.mjs", LIFECYCLE_TASKS),
+    }
+
+
+def submit(sides, stack):
+    return {
+        OURS: lambda: sides.tasktower_submit("postgres", CALL_SECONDS),
+        ECHO: lambda: sides.echo(CALL_SECONDS),
+        CRONOQ: lambda: sides.cronoq_submit("postgres", CALL_SECONDS),
+    }
+
+
+def get(store):
+    def prepare(sides, stack):
+        return {
+            OURS: lambda: sides.tasktower_get(store, CALL_SECONDS),
+            ECHO: lambda: sides.echo(CALL_SECONDS),
+        }
+
+    return prepare
+
+
+def latency(sides, stack):
+    return {
+        OURS: lambda: sides.tasktower_latency("postgres"),
+        GRAPHILE: lambda: sides.node_latency("graphile_worker.mjs"),
+        CRONOQ: lambda: sides.cronoq_latency("postgres"),
+        PG_BOSS: lambda: sides.node_latency("pg_boss.mjs"),
+    }
+
+
+def listing(store):
+    def prepare(sides, stack):
+        url = sides.fresh_url(store)
+        server = stack.enter_context(sides.serve(url))
+
+        def fill():
+            sides.bench(server, store, "list", "--queue", "long", "--tasks", MANY, "--seconds", 1)
+            if store == "postgres":
+                sides.postgres.settle(url)
+
+        def once():
+            meter, told = sides.bench(server, store, "list", "--queue", "long", "--tasks", MANY, "--seconds", 3)
+            slowest = max(told["p95_ms_by_filter"].values())
+            return meter.figures({**told, **told["p95_ms_by_filter"], "slowest": slowest}, told["pages"])
+
+        fill()
+        return {OURS: once}
+
+    return prepare
+
+
+def backlog(store):
+    def prepare(sides, stack):
+        servers = {}
+        for waiting in (MANY, FEW):
+            # Each has a database of its own, which is filled once: only what it leases is put back.
+            url = sides.postgres.another() if store == "postgres" else sides.fresh_url(store)
+            servers[waiting] = stack.enter_context(sides.serve(url))
+            fill = ["backlog", "--queue", "long", "--waiting", waiting, "--leases", 1]
+            sides.bench(servers[waiting], store, *fill)
+            if store == "postgres":
+                sides.postgres.settle(url)
+
+        def once(waiting):
+            how = ["backlog", "--queue", "long", "--waiting", waiting, "--leases", 100]
+            meter, told = sides.bench(servers[waiting], store, *how)
+            return meter.figures(told, told["leased"])
+
+        return {OURS: lambda: once(MANY), SHORT: lambda: once(FEW)}
+
+    return prepare
+
+
+SHORT = f"with {FEW:,}"
+
+
+def watch(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                how = ["--streams", 1000, "--connections", 4, "--events", 10_000, "--rate", 1000]
+                meter, told = sides.bench(server, store, "watch", *how)
+            return meter.figures(told, told["delivered"])
+
+        return {OURS: once}
+
+    return prepare
+
+
+def start(sides, stack):
+    """From the start of the process to the line that says it answers, on a file with finished tasks in it."""
+    url = sides.fresh_url("sqlite")
+    with sides.serve(url) as server:
+        sides.bench(server, "sqlite", "lifecycle", "--tasks", LIFECYCLE_TASKS, "--batch", 1000)
+
+    def once():
+        command = [TASKTOWER, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        command += ["--drain-delay-seconds", "0", "--database-url", url]
+        with Server("tasktower", command, sides.work / "tasktower.log", r"listening grpc=(\S+)") as server:
+            # Idle means that the loops have run once and nobody has called.
+            time.sleep(IDLE_SECONDS)
+            memory = resident_bytes(server.pid)
+            return Figures({"start_ms": server.start_seconds * 1e3, "memory_mib": memory / 2**20}, 0)
+
+    return {OURS: once}
+
+
+IDLE_SECONDS = 3
+
+ROWS = [
+    Row(
+        "lifecycle-postgres",
+        f"lifecycle of {LIFECYCLE_TASKS:,} tasks on PostgreSQL, batches of 1,000",
+        PER_S,
+        [Ask("per_s", PG_BOSS, 1.0, None), Ask("per_s", GRAPHILE, None, 1.0), Ask("per_s", CRONOQ, None, 1.0)],
+        lifecycle_postgres,
+    ),
+    Row(
+        "lifecycle-sqlite",
+        f"lifecycle of {LIFECYCLE_TASKS:,} tasks on SQLite (synchronous FULL), batches of 1,000",
+        PER_S,
+        [Ask("per_s", CRONOQ, 1.0, None), Ask("per_s", GRAPHILE, None, 1.0)],
+        lifecycle_sqlite,
+    ),
+    Row(
+        "submit",
+        "SubmitTask one by one, 64 in flight on 4 connections, PostgreSQL",
+        CALLS_PER_S,
+        [Ask("per_s", ECHO, 0.3, 0.5), Ask("per_s", CRONOQ, None, None)],
+        submit,
+    ),
+    Row(
+        "latency",
+        f"from submit to the start of the handler at {50}/s, PostgreSQL",
+        MILLIS,
+        [
+            Ask("p50_ms", GRAPHILE, 1.0, None),
+            Ask("p99_ms", GRAPHILE, 1.0, None),
+            Ask("p50_ms", CRONOQ, None, 1.0),
+            Ask("p99_ms", CRONOQ, None, 1.0),
+        ],
+        latency,
+    ),
+    Row(
+        "get-postgres",
+        "GetTask, 64 in flight on 4 connections, PostgreSQL",
+        CALLS_PER_S,
+        [Ask("per_s", ECHO, 0.4, 0.7)],
+        get("postgres"),
+    ),
+    Row(
+        "get-sqlite",
+        "GetTask, 64 in flight on 4 connections, SQLite",
+        CALLS_PER_S,
+        [Ask("per_s", ECHO, 0.4, 0.7)],
+        get("sqlite"),
+    ),
+    *(
+        Row(
+            f"list-{store}",
+            f"ListTasks, pages of 50 among {MANY:,} tasks, {name}; slowest of the filters",
+            [
+                Value("slowest", "p95 ms", False, 2),
+                *(
+                    Value(kind, f"{kind} p95 ms", False, 2)
+                    for kind in ("newest", "onward", "state", "queue", "small_queue", "small_queue_and_state")
+                ),
+            ],
+            [Ask("slowest", None, 20, 5)],
+            listing(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"backlog-{store}",
+            f"tasks leased a second of LeaseTasks, {MANY:,} waiting, {name}",
+            [Value("per_s", "leased/s", True), Value("p50_ms", "p50 ms", False, 2), Value("p99_ms", "p99 ms", False, 2)],
+            [Ask("per_s", SHORT, 0.8, 0.95)],
+            backlog(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"watch-{store}",
+            f"1,000 watchers of a task each, 1,000 changes/s, {name}",
+            [*MILLIS, Value("missed", "missed", False)],
+            [Ask("p99_ms", None, 50, 10), Ask("missed", None, 0, 0)],
+            watch(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    Row(
+        "start",
+        f"start on an SQLite file with {LIFECYCLE_TASKS:,} tasks, and memory {IDLE_SECONDS} s later",
+        [Value("start_ms", "ms to ready", False, 1), Value("memory_mib", "MiB", False, 1)],
+        [Ask("start_ms", None, 500, 100), Ask("memory_mib", None, 40, 20)],
+        start,
+    ),
+]
