@@ -8,8 +8,10 @@ CARGO ?= cargo
 ARGS ?=
 # Tests build the server with places to crash it at (src/faults); nothing else does.
 TEST_FEATURES := --features failpoints
-# Where `make bench` runs: sqlite, postgres or both.
-BENCH_ON ?= sqlite postgres
+# Rows of the table that `make bench` prints; all if empty. benches/README.md lists them.
+ROWS ?=
+# How many times each side of a row runs.
+PAIRS ?= 10
 
 .PHONY: help
 help: ## Lists these targets
@@ -81,10 +83,20 @@ abuse: ## Hostile messages, attacks on HTTP/2, slow readers and stops in bad com
 		--skip conversion --skip wire
 
 .PHONY: bench
-bench: ## Measures lifecycle, submit and latency of a release build (BENCH_ON='sqlite postgres')
-	scripts/setup.sh cc rust
+# What cannot be installed is told as not run, row by row; the others are measured.
+bench: ## Compares a release build with its peers (ROWS='submit latency' PAIRS=10; all rows take about an hour)
+	scripts/setup.sh cc rust postgres
 	$(CARGO) build --release --quiet
-	scripts/bench.sh $(BENCH_ON)
+	-benches/peers/setup.sh
+	scripts/bench.sh --pairs $(PAIRS) $(ROWS)
+
+.PHONY: bench-peers
+bench-peers: ## Installs the peers of `make bench` into target/peers and checks the code that drives them
+	scripts/setup.sh cc rust
+	benches/peers/setup.sh
+	$(CARGO) fmt --manifest-path benches/peers/rust/Cargo.toml -- --check
+	CARGO_TARGET_DIR=target/peers/build $(CARGO) clippy --manifest-path benches/peers/rust/Cargo.toml --locked -- -D warnings
+	python3 -m doctest benches/compare/stats.py
 
 .PHONY: verify
 verify: lint proto docs-check deny test ## Everything a change must pass

@@ -6,6 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+command -v python3 >/dev/null 2>&1 || scripts/setup.sh python
+
 # A little more memory and WAL than the defaults: checkpoints in the middle of a run of seconds are noise.
 settings='shared_buffers=256MB max_wal_size=4GB'
 # Comes with PostgreSQL on most systems; without it statements are not counted.

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -94,6 +95,8 @@ def keep(row, rounds, counted):
 
 def main():
     chosen = arguments()
+    # An ordinary end, so that every server that was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
     if not TASKTOWER.exists():
         sys.exit("bench: target/release/tasktower is missing; make bench builds it")
     url = os.environ.get("TASKTOWER_TEST_DATABASE_URL")

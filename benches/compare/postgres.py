@@ -31,7 +31,12 @@ class Postgres:
             self.ask("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
             self.count_statements(False)
         # Elsewhere, or as another user, its processes cannot be seen and its CPU time is not told.
-        self.pid = parent_of(int(self.ask("SELECT pg_backend_pid()"))) if self._is_here() else None
+        self.pid = self._postmaster() if self._is_here() else None
+
+    def _postmaster(self):
+        """Every other process is its child; the checkpointer lives as long as the server does."""
+        child = self.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        return parent_of(int(child)) if child else None
 
     def _is_here(self):
         return urlsplit(self.admin).hostname in ("127.0.0.1", "localhost", "::1") and os.path.isdir("/proc/self")

@@ -15,6 +15,8 @@ START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 # No phase takes this long, filling a queue with a million tasks included.
 PHASE_TIMEOUT_S = 600
+# Between two looks into a store.
+POLL_S = 0.005
 
 
 class Failed(Exception):
@@ -115,15 +117,15 @@ def run(command, env=None):
     return done.stdout
 
 
-def phase(command, at_begin, at_end, env=None):
+def phase(command, at_begin, at_end, env=None, done=None):
     """Runs a client and answers the JSON object it ends with.
 
     `at_begin(pid)` and `at_end(pid)` are called when it says `measuring` and `measured` on stderr, and may read whatever
-    they want of the machine at these moments.
+    they want of the machine at these moments. A client that cannot see its server's store asks `done?`; it is answered
+    when `done()` is true.
     """
-    client = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    client = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     timer = threading.Timer(PHASE_TIMEOUT_S, client.kill)
     timer.start()
     # stdout is one line at the end, far below what a pipe holds, so reading stderr first cannot block.
@@ -135,6 +137,11 @@ def phase(command, at_begin, at_end, env=None):
                 at_begin(client.pid)
             elif line == "measured\n":
                 at_end(client.pid)
+            elif line == "done?\n":
+                while client.poll() is None and not done():
+                    time.sleep(POLL_S)
+                client.stdin.write("done\n")
+                client.stdin.flush()
         out = client.stdout.read()
         code = client.wait()
     finally:
@@ -142,8 +149,8 @@ def phase(command, at_begin, at_end, env=None):
         if client.poll() is None:
             client.kill()
             client.wait()
-        client.stdout.close()
-        client.stderr.close()
+        for stream in (client.stdin, client.stdout, client.stderr):
+            stream.close()
     if code != 0:
         raise Failed(f"{' '.join(map(str, command))} ended with {code}:\n{''.join(talk[-15:])}")
     return json.loads(out.strip().splitlines()[-1])

@@ -65,8 +65,8 @@ class Meter:
         if counted is not None:
             self.statements = (self.statements or 0) + counted - counted_before
 
-    def phase(self, command, env=None):
-        return phase([str(word) for word in command], self.begin, self.end, env)
+    def phase(self, command, env=None, done=None):
+        return phase([str(word) for word in command], self.begin, self.end, env, done)
 
     def figures(self, values, tasks):
         return Figures(values, tasks, self.cpu, self.statements)
@@ -115,7 +115,8 @@ class Sides:
 
     def tasktower_lifecycle(self, store, tasks):
         with self.serve(self.fresh_url(store)) as server:
-            settings = ["--batch", 1000, "--workers", 4, "--submitters", 4, "--connections", 4]
+            # Best of those tried: with more workers each gets smaller batches.
+            settings = ["--batch", 1000, "--workers", 2, "--submitters", 4, "--connections", 2]
             meter, told = self.bench(server, store, "lifecycle", "--tasks", tasks, *settings)
         if told["lost"]:
             raise Failed(f"tasktower lost {told['lost']} tasks")
@@ -178,11 +179,8 @@ class Sides:
             enqueued = meter.phase([CLIENT, "cronoq-enqueue", *endpoint, "--tasks", tasks])
             if store == "postgres":
                 self.postgres.settle(place)
-            processed = meter.phase([CLIENT, "cronoq-process", *endpoint, "--tasks", tasks])
-            # What the server says it has done must be in the store, too.
-            unfinished = self._cronoq_open(store, place)
-        if unfinished:
-            raise Failed(f"cronoq-server says all is done, and {unfinished} tasks are open in its store")
+            command = [CLIENT, "cronoq-process", *endpoint, "--tasks", tasks]
+            processed = meter.phase(command, done=lambda: self._cronoq_open(store, place) == 0)
         return meter.figures(lifecycle(enqueued, processed), tasks)
 
     def _cronoq_open(self, store, place):

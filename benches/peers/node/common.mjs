@@ -11,6 +11,8 @@ if (!databaseUrl) throw new Error('DATABASE_URL is not set');
 export const payload = { padding: 'x'.repeat(86) };
 export const BATCH = 1000;
 const POLL_MS = 5;
+/** So long the worker processes stay after `measured`, so that their CPU time can be read. */
+const READING_MS = 200;
 /** Nothing finishing for this long means that nothing will. */
 const STALLED_MS = 60_000;
 
@@ -24,6 +26,7 @@ export async function measure(work) {
   await work();
   const seconds = (now() - began) / 1e3;
   process.stderr.write('measured\n');
+  await sleep(READING_MS);
   return seconds;
 }
 

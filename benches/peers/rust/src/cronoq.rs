@@ -1,7 +1,8 @@
 //! cronoq-server, the closest peer: fenced leases over gRPC, finished rows kept, no journal.
 //!
 //! A worker is one `Work` stream: it registers, is sent leases up to its slots, and completes each. Completions are not
-//! acknowledged one by one, so that all is done is asked of the server: it has no live task left.
+//! acknowledged one by one, and the server counts a task as finished before its store has it. So the end of a run is when
+//! the store has no open task; the runner looks there for us (`tell::ask_runner`).
 
 use std::{
     sync::{
@@ -23,10 +24,10 @@ use cronoq_proto::{
 };
 use hdrhistogram::Histogram;
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::tell::{Measuring, keep_in_flight, record, tell_throughput, tell_times, times};
+use crate::tell::{Measuring, ask_runner, keep_in_flight, record, tell_throughput, tell_times, times};
 
 /// The pool the runner's configuration names.
 const POOL: &str = "default";
@@ -141,13 +142,14 @@ pub async fn submit(arguments: Submit) -> anyhow::Result<()> {
 
 /// A `Work` stream whose leases are answered by whoever reads it.
 struct Worker {
-    say: mpsc::UnboundedSender<WorkerMessage>,
+    say: mpsc::Sender<WorkerMessage>,
     hear: tonic::Streaming<ServerMessage>,
 }
 
 impl Worker {
     async fn open(endpoint: &str, name: String, slots: u32) -> anyhow::Result<Self> {
-        let (say, said) = mpsc::unbounded_channel();
+        // One message to register and one for each lease that is out: it is never full.
+        let (say, said) = mpsc::channel(usize::try_from(slots)? + 1);
         let register = Register {
             pool: POOL.to_owned(),
             slots,
@@ -155,9 +157,9 @@ impl Worker {
             protocol_version: PROTOCOL_VERSION,
             ..Default::default()
         };
-        say.send(WorkerMessage { msg: Some(Say::Register(register)) })?;
+        say.try_send(WorkerMessage { msg: Some(Say::Register(register)) })?;
         let mut client = WorkersClient::new(connect(endpoint).await?);
-        let hear = client.work(UnboundedReceiverStream::new(said)).await?.into_inner();
+        let hear = client.work(ReceiverStream::new(said)).await?.into_inner();
         Ok(Self { say, hear })
     }
 
@@ -168,7 +170,7 @@ impl Worker {
                 Some(Hear::Lease(lease)) => {
                     start(&lease.payload)?;
                     let complete = Complete { lease: lease.lease, ..Default::default() };
-                    self.say.send(WorkerMessage { msg: Some(Say::Complete(complete)) })?;
+                    self.say.try_send(WorkerMessage { msg: Some(Say::Complete(complete)) })?;
                 }
                 Some(Hear::Abort(abort)) => bail!("cronoq-server took a lease back: {}", abort.reason),
                 Some(Hear::Shutdown(shutdown)) => bail!("cronoq-server shuts down: {}", shutdown.reason),
@@ -215,6 +217,7 @@ pub async fn process(arguments: Process) -> anyhow::Result<()> {
     loop {
         let now = ran.load(Ordering::Relaxed);
         if now >= arguments.tasks && admin.snapshot(Empty {}).await?.into_inner().live_tasks == 0 {
+            ask_runner().await?;
             break;
         }
         if now > last {
@@ -249,9 +252,10 @@ pub struct Latency {
 pub async fn latency(arguments: Latency) -> anyhow::Result<()> {
     ready(&arguments.endpoint).await?;
     let all = arguments.warm_up + arguments.tasks;
-    let (started, mut starts) = mpsc::unbounded_channel();
+    let (started, mut starts) = mpsc::channel(all);
     let worker = Worker::open(&arguments.endpoint, "bench".to_owned(), arguments.slots).await?;
-    let mut worker = tokio::spawn(worker.run(move |payload| Ok(started.send((number_of(payload)?, Instant::now()))?)));
+    let mut workers = JoinSet::new();
+    workers.spawn(worker.run(move |payload| Ok(started.try_send((number_of(payload)?, Instant::now()))?)));
 
     let client = tasks_client(&arguments.endpoint).await?;
     let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / arguments.rate));
@@ -277,7 +281,7 @@ pub async fn latency(arguments: Latency) -> anyhow::Result<()> {
     for _ in 0..all {
         let (number, at) = tokio::select! {
             start = tokio::time::timeout(STALLED, starts.recv()) => start?.context("the worker ended")?,
-            ended = &mut worker => { ended??; bail!("the worker ended") }
+            Some(ended) = workers.join_next() => { ended??; bail!("the worker ended") }
         };
         if number >= arguments.warm_up {
             record(&mut times, at.saturating_duration_since(asked[number]));

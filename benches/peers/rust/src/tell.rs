@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -29,6 +30,14 @@ impl Measuring {
         eprintln!("measured");
         elapsed
     }
+}
+
+/// Says `done?` and waits until the runner, which can read the peer's store, answers with a line.
+pub async fn ask_runner() -> anyhow::Result<()> {
+    eprintln!("done?");
+    let line = tokio::task::spawn_blocking(|| std::io::stdin().lines().next()).await?;
+    line.transpose()?.context("the runner went away")?;
+    Ok(())
 }
 
 pub fn times() -> anyhow::Result<Histogram<u64>> {
