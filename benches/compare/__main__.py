@@ -2,6 +2,7 @@
 
 Run by `make bench`, which builds and installs first and brings a throwaway PostgreSQL. Cast: `rows` is the table, `sides`
 knows how each program does the work, `process` and `postgres` run and observe them, `stats` and `report` tell.
+Ctrl-C ends it with a table of the rounds that are complete.
 
 In each round every side runs once, on a fresh database, and the order turns from round to round, so that drift of the
 machine falls on all alike. A ratio is of two runs of the same round. The first round is not timed: it warms the caches
@@ -22,7 +23,7 @@ from pathlib import Path
 from postgres import Postgres
 from process import Failed
 from report import print_asks, print_sides, print_table
-from rows import OURS, ROWS
+from rows import OURS, PEERS, ROWS
 from sides import TASKTOWER, Sides, missing
 
 RESULTS = Path("target/bench")
@@ -34,7 +35,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="compare", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of: {' '.join(names)}")
     parser.add_argument("--pairs", type=int, default=10, help="timed rounds of each row (default 10)")
-    parser.add_argument("--only", action="append", default=[], help="only this side besides tasktower; may be repeated")
+    parser.add_argument("--only", action="append", default=[], choices=PEERS, help="only this peer; may be repeated")
     chosen = parser.parse_args()
     for name in chosen.rows:
         if name not in names:
@@ -47,41 +48,53 @@ def say(text):
 
 
 def run_row(row, sides, pairs, absent, only):
-    """Runs the rounds of a row; answers the timed ones, the counting one, and what did not run and why."""
+    """Runs the rounds of a row; answers the timed ones, the counting one, what did not run and why, and whether it was
+    stopped."""
     not_run = {}
     with ExitStack() as stack:
         ways = row.prepare(sides, stack)
         for name in list(ways):
-            reason = absent.get(name) or ("left out by --only" if only and name != OURS and name not in only else None)
-            if reason:
-                not_run[name] = reason
+            if name in absent:
+                not_run[name] = absent[name]
+            if name in absent or only and name in PEERS and name not in only:
                 del ways[name]
+        rounds, counted, stopped = [], {}, False
         failures = dict.fromkeys(ways, 0)
-        rounds, counted = [], {}
-        for turn in range(-1, pairs):
-            sides.counting = turn < 0
-            if sides.postgres:
-                sides.postgres.count_statements(sides.counting)
-            names = list(ways)
-            first = turn % len(names)
-            figures = {}
-            for name in names[first:] + names[:first]:
-                try:
-                    figures[name] = ways[name]()
-                except Failed as failure:
-                    say(f"bench: {row.name}: {name} FAILED: {failure}")
-                    failures[name] += 1
-                    if failures[name] >= MOST_FAILURES:
-                        not_run[name] = f"failed {MOST_FAILURES} times, the last time: {failure}"
-                        del ways[name]
-            if turn < 0:
-                counted = figures
-            else:
-                rounds.append(figures)
-                key = row.values[0].key
-                told = ", ".join(f"{name} {figure.values[key]:,.1f}" for name, figure in figures.items())
-                say(f"  {row.name} {turn + 1}/{pairs}: {told} ({row.values[0].unit})")
-    return rounds, counted, not_run
+        try:
+            for turn in range(-1, pairs):
+                figures = run_round(row, sides, ways, turn, failures, not_run)
+                if turn < 0:
+                    counted = figures
+                else:
+                    rounds.append(figures)
+        except KeyboardInterrupt:
+            stopped = True
+    return rounds, counted, not_run, stopped
+
+
+def run_round(row, sides, ways, turn, failures, not_run):
+    """Every side once; the round before the first counts statements and is not timed."""
+    sides.counting = turn < 0
+    sides.postgres.count_statements(sides.counting)
+    names = list(ways)
+    first = turn % len(names)
+    figures = {}
+    for name in names[first:] + names[:first]:
+        try:
+            figures[name] = ways[name]()
+        except Failed as failure:
+            say(f"bench: {row.name}: {name} FAILED: {failure}")
+            failures[name] += 1
+            if failures[name] >= MOST_FAILURES:
+                if name == OURS:
+                    raise
+                not_run[name] = f"failed {MOST_FAILURES} times, the last time: {failure}"
+                del ways[name]
+    if turn >= 0:
+        value = row.values[0]
+        told = ", ".join(f"{name} {figure.values[value.key]:,.1f}" for name, figure in figures.items())
+        say(f"  {row.name} {turn + 1}: {told} ({value.unit})")
+    return figures
 
 
 def keep(row, rounds, counted):
@@ -95,8 +108,8 @@ def keep(row, rounds, counted):
 
 def main():
     chosen = arguments()
-    # An ordinary end, so that every server that was started is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+    # Like Ctrl-C: what was started is stopped, and what was measured is told.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not TASKTOWER.exists():
         sys.exit("bench: target/release/tasktower is missing; make bench builds it")
     url = os.environ.get("TASKTOWER_TEST_DATABASE_URL")
@@ -111,19 +124,21 @@ def main():
         print("pg_stat_statements is not loaded: statements are not counted")
 
     work = Path(tempfile.mkdtemp(prefix="tasktower-bench-"))
-    table, left_out = [], []
+    table, left_out, stopped = [], [], False
     try:
         sides = Sides(postgres, work)
         for row in ROWS:
-            if chosen.rows and row.name not in chosen.rows:
+            if stopped or chosen.rows and row.name not in chosen.rows:
                 continue
             print(f"\n{row.name}: {row.title}", flush=True)
             try:
-                rounds, counted, not_run = run_row(row, sides, chosen.pairs, absent, chosen.only)
+                rounds, counted, not_run, stopped = run_row(row, sides, chosen.pairs, absent, chosen.only)
             except Failed as failure:
                 say(f"bench: {row.name} FAILED: {failure}")
                 left_out.append(f"{row.name}: {str(failure).splitlines()[0]}")
                 continue
+            except KeyboardInterrupt:
+                break
             keep(row, rounds, counted)
             print_sides(row, rounds, counted, [OURS, *(name for name in counted if name != OURS)])
             for name, reason in not_run.items():
@@ -140,7 +155,9 @@ def main():
     print_table(table)
     for line in left_out:
         print(f"NOT RUN {line}")
-    return 1 if left_out else 0
+    if stopped:
+        print("STOPPED: the rows after that are missing, and the last has fewer rounds")
+    return 1 if left_out or stopped else 0
 
 
 if __name__ == "__main__":

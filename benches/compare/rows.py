@@ -12,6 +12,7 @@ from sides import TASKTOWER, Figures
 
 OURS = "tasktower"
 PG_BOSS, GRAPHILE, CRONOQ, ECHO = "pg-boss", "graphile-worker", "cronoq-server", "tonic echo"
+PEERS = (PG_BOSS, GRAPHILE, CRONOQ, ECHO)
 
 LIFECYCLE_TASKS = 50_000
 CALL_SECONDS = 3
