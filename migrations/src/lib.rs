@@ -11,7 +11,7 @@ pub use sea_orm_migration::MigratorTrait;
 
 mod m20261121_000001_core;
 mod m20261121_000002_lists;
-mod m20261121_000003_statistics;
+mod m20261121_000003_estimates;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -22,7 +22,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261121_000001_core::Migration),
             Box::new(m20261121_000002_lists::Migration),
-            Box::new(m20261121_000003_statistics::Migration),
+            Box::new(m20261121_000003_estimates::Migration),
         ]
     }
 }

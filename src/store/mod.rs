@@ -28,7 +28,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -73,6 +73,8 @@ struct Inner {
     installation: Installation,
     /// Added to every time read from the database. Only tests move it.
     clock_shift: AtomicI64,
+    /// Statements of write transactions so far.
+    statements: Arc<AtomicU64>,
     /// Held for as long as the store is open, so that a second process is refused.
     _lock: Option<connect::LockFile>,
 }
@@ -90,6 +92,7 @@ impl Store {
             writer: opened.writer,
             installation,
             clock_shift: AtomicI64::new(0),
+            statements: Arc::default(),
             _lock: opened.lock,
         })))
     }
@@ -139,13 +142,14 @@ impl Store {
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
             if self.backend() == DatabaseBackend::Sqlite {
                 let connection = self.0.writer.get_sqlite_connection_pool().acquire().await?;
-                let mut tx = Tx { connection: Some(TxConnection::Sqlite(connection)), now: 0, deferred: Vec::new() };
+                let mut tx = self.transaction(TxConnection::Sqlite(connection));
                 tx.run("BEGIN IMMEDIATE").await?;
                 tx.now = connect::process_time() + shift;
                 return Ok(tx);
             }
             let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
-            let mut tx = Tx { connection: Some(TxConnection::Postgres(connection)), now: 0, deferred: Vec::new() };
+            let mut tx = self.transaction(TxConnection::Postgres(connection));
+            tx.count();
             if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
                 // One round trip for all of it.
                 let begin = if rows < PLANNED_ROWS {
@@ -161,6 +165,17 @@ impl Store {
         .await?;
         Point::AfterBegin.pass().await.map_err(StoreError::Unavailable)?;
         Ok(tx)
+    }
+
+    fn transaction(&self, connection: TxConnection) -> Tx {
+        let statements = self.0.statements.clone();
+        Tx { connection: Some(connection), now: 0, deferred: Vec::new(), statements }
+    }
+
+    /// How many statements write transactions have run so far, BEGIN and COMMIT included. On PostgreSQL each is a round
+    /// trip.
+    pub fn statements(&self) -> u64 {
+        self.0.statements.load(Ordering::Relaxed)
     }
 
     /// Runs a read statement on its own.
@@ -220,6 +235,8 @@ pub struct Tx {
     now: Micros,
     /// Statements that may wait for the next one, and how many rows each must change.
     deferred: Vec<(Sql, Option<usize>)>,
+    /// The store's count of statements.
+    statements: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -248,6 +265,7 @@ impl Tx {
             return Ok(Vec::new());
         }
         self.flush_first().await?;
+        self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
@@ -274,6 +292,10 @@ impl Tx {
         }
     }
 
+    fn count(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Runs what was deferred before another statement. Boxed, because it is rare and every statement's future holds it.
     async fn flush_first(&mut self) -> StoreResult<()> {
         if self.deferred.is_empty() { Ok(()) } else { Box::pin(self.flush()).await }
@@ -293,6 +315,7 @@ impl Tx {
         let (mut others, expected): (Vec<Sql>, Vec<Option<usize>>) =
             std::mem::take(&mut self.deferred).into_iter().unzip();
         others.extend(after);
+        self.count();
         let Some(TxConnection::Postgres(connection)) = &mut self.connection else { return Err(finished()) };
         let (changed, rows) = limited(statement.fetch_postgres_with(others, connection)).await?;
         for (expected, changed) in expected.into_iter().zip(changed) {
@@ -303,6 +326,7 @@ impl Tx {
 
     /// Runs a statement and answers how many rows it changed.
     async fn run_one(&mut self, statement: Sql) -> StoreResult<u64> {
+        self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
@@ -354,6 +378,7 @@ impl Tx {
     }
 
     async fn run(&mut self, word: &'static str) -> StoreResult<()> {
+        self.count();
         match self.connection.as_mut().ok_or_else(finished)? {
             TxConnection::Postgres(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
             TxConnection::Sqlite(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,

@@ -69,7 +69,7 @@ async fn changes_of_different_settings_at_once_are_all_kept() {
         let outcomes = tokio::join!(
             app.update_queue(&who, &p, "q", at_most(7), None),
             app.update_queue(&who, &p, "q", lease, None),
-            app.pause_queue(&who, &p, "q", "now".to_owned()),
+            Box::pin(app.pause_queue(&who, &p, "q", "now".to_owned())),
         );
         assert!(outcomes.0.is_ok() && outcomes.1.is_ok() && outcomes.2.is_ok(), "{outcomes:?}");
         let settings = app.get_queue(&p, "q").await.unwrap().settings;

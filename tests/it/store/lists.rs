@@ -154,7 +154,8 @@ async fn the_migration_takes_waiting_tasks_with_it_and_back() {
             ),
         )
         .await;
-        migrate::down(&url, 1).await.unwrap();
+        // Down to before the lists, and up again.
+        migrate::down(&url, 2).await.unwrap();
         migrate::up(&url).await.unwrap();
         execute(database, "UPDATE ready SET version = version WHERE create_time = 7").await;
         let store = Store::open(&url).await.unwrap();

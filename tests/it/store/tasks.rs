@@ -51,6 +51,17 @@ impl World {
         TaskId(self.try_submit(vec![new_task(spec)], None).await.expect("a good submit").remove(0).id)
     }
 
+    pub(super) async fn submit_many(&self, tasks: usize) {
+        self.try_submit((0..tasks).map(|_| new_task(spec())).collect(), None).await.expect("a good submit");
+    }
+
+    pub(super) async fn complete(&self, leased: &[std::sync::Arc<Task>]) {
+        let reports = leased.iter().map(|task| (task.id, task.epoch, Report::Complete { result: None })).collect();
+        for outcome in self.app.report(&self.caller, &self.project, reports).await.expect("a report") {
+            outcome.expect("the lease is held");
+        }
+    }
+
     async fn try_submit(
         &self,
         tasks: Vec<NewSubmit>,

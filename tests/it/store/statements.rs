@@ -1,0 +1,52 @@
+//! How many statements a batch takes: on PostgreSQL each is a round trip, and ARCHITECTURE.md states the number.
+
+use super::tasks::{World, spec};
+use crate::support::backend::{Backend, for_each_backend};
+
+/// Statements of one batch, in the order submit, lease, complete. A lease may take one more: tasks whose time has come are
+/// marked due now and then.
+struct Statements {
+    submit: u64,
+    lease: u64,
+    complete: u64,
+}
+
+/// BEGIN; the write with journal and figures; COMMIT. A lease reads queue, claim and tasks before, a report locks and
+/// reads its task.
+const POSTGRES: Statements = Statements { submit: 3, lease: 6, complete: 5 };
+/// One writer inside the process: each write is a statement of its own.
+const SQLITE: Statements = Statements { submit: 7, lease: 10, complete: 10 };
+
+#[tokio::test]
+async fn a_batch_takes_as_many_statements_as_the_architecture_says() {
+    for_each_backend(async |database| {
+        let expected = match database.backend() {
+            Backend::Postgres => POSTGRES,
+            Backend::Sqlite => SQLITE,
+        };
+        let w = World::on(database).await;
+        // What only the first batch does: make the queue, make the worker known.
+        w.submit(spec()).await;
+        w.complete(&w.lease(1).await).await;
+        // As many for a hundred tasks as for one.
+        for tasks in [1, 100] {
+            let count = || w.app.store().statements();
+            let start = count();
+            w.submit_many(tasks).await;
+            let submitted = count();
+            let leased = w.lease(tasks).await;
+            let granted = count();
+            assert_eq!(leased.len(), tasks);
+            w.complete(&leased).await;
+            let completed = count();
+            assert_eq!(submitted - start, expected.submit, "submit of {tasks}");
+            assert!(
+                (expected.lease..=expected.lease + 1).contains(&(granted - submitted)),
+                "lease of {tasks}: {}",
+                granted - submitted
+            );
+            assert_eq!(completed - granted, expected.complete, "complete of {tasks}");
+        }
+    })
+    .await;
+}
