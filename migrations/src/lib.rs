@@ -11,6 +11,7 @@ pub use sea_orm_migration::MigratorTrait;
 
 mod m20261121_000001_core;
 mod m20261121_000002_lists;
+mod m20261121_000003_estimates;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -18,7 +19,11 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261121_000001_core::Migration), Box::new(m20261121_000002_lists::Migration)]
+        vec![
+            Box::new(m20261121_000001_core::Migration),
+            Box::new(m20261121_000002_lists::Migration),
+            Box::new(m20261121_000003_estimates::Migration),
+        ]
     }
 }
 

@@ -161,6 +161,8 @@ async fn connect_postgres(
             ("synchronous_commit", "on"),
             // Short statements with a few rows: compiling them costs more than it saves.
             ("jit", "off"),
+            // What is asked for by key is mostly in memory, or on a disk that does not seek.
+            ("random_page_cost", "1.1"),
         ]);
         options.options(plans.iter().copied())
     });
