@@ -154,7 +154,7 @@ async fn the_migration_takes_waiting_tasks_with_it_and_back() {
             ),
         )
         .await;
-        // Down to before the lists, and up again.
+        // The two newest: one of them takes statistics only.
         migrate::down(&url, 2).await.unwrap();
         migrate::up(&url).await.unwrap();
         execute(database, "UPDATE ready SET version = version WHERE create_time = 7").await;
@@ -168,6 +168,54 @@ async fn the_migration_takes_waiting_tasks_with_it_and_back() {
     .await;
 }
 
+/// A fresh database has no statistics of its own for its first minute. Statements about tasks by their keys must not
+/// read the project's whole table meanwhile.
+#[tokio::test]
+async fn tasks_are_reached_by_their_keys_before_the_first_statistics() {
+    let Some(database) = Database::fresh(Backend::Postgres).await else { return };
+    let url = database.url().parse().unwrap();
+    migrate::up(&url).await.unwrap();
+    let mut connection = connect_postgres(&database).await;
+    // What autovacuum does to empty tables.
+    sqlx::raw_sql("VACUUM ANALYZE").execute(&mut connection).await.unwrap();
+    for table in ["task", "ready", "lease", "attempt", "unique_key"] {
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(count, 0, "{table}");
+    }
+    sqlx::raw_sql(
+        "SET random_page_cost = 1.1; \
+         INSERT INTO task (project, id, type, queue, priority, run_time, timeout, max_attempts, initial_backoff, \
+            max_backoff, owner, create_time, state, version, epoch, attempt_count, crash_count, update_time) \
+         SELECT 'default', gen_random_uuid(), 't', 'q', 0, n, 1, 1, 1, 1, 'o', n, 1, 1, 0, 0, 0, n \
+         FROM generate_series(1, 20000) n",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    for statement in [
+        "SELECT t.state FROM unnest($1::uuid[]) x(id) JOIN task t ON t.project = 'default' AND t.id = x.id",
+        "UPDATE task SET version = 2 FROM unnest($1::uuid[]) x(id) WHERE task.project = 'default' AND task.id = x.id",
+    ] {
+        let ids: Vec<uuid::Uuid> = (0..500).map(|_| uuid::Uuid::now_v7()).collect();
+        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!("EXPLAIN {statement}")))
+            .bind(ids)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("task_pkey") && plan.contains("id = x.id)"), "{plan}");
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Hash"), "{plan}");
+    }
+}
+
+async fn connect_postgres(database: &Database) -> sqlx::PgConnection {
+    let options = PgConnectOptions::from_str(database.url()).unwrap().options([("search_path", "tasktower")]);
+    options.connect().await.unwrap()
+}
+
 /// Runs statements past the store.
 async fn execute(database: &Database, statements: &str) {
     let statements = AssertSqlSafe(statements.to_owned());
@@ -177,8 +225,7 @@ async fn execute(database: &Database, statements: &str) {
             sqlx::raw_sql(statements).execute(&mut connection).await.unwrap();
         }
         Backend::Postgres => {
-            let options = PgConnectOptions::from_str(database.url()).unwrap().options([("search_path", "tasktower")]);
-            let mut connection = options.connect().await.unwrap();
+            let mut connection = connect_postgres(database).await;
             sqlx::raw_sql(statements).execute(&mut connection).await.unwrap();
         }
     }
