@@ -19,8 +19,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Bytes held for all clients together: sixteen answers of the largest size, and far more of the usual ones.
-const LIMIT: usize = 64 * 1024 * 1024;
+/// Bytes held for all clients together: eight answers of the largest size, and far more of the usual ones. With what it
+/// takes to make answers, and to free what a connection held that was cut off, the process stays within 100 MiB.
+const LIMIT: usize = 32 * 1024 * 1024;
 
 /// Bytes that no connection is cut off for while others are to blame: one answer of the largest size.
 const FAIR: usize = 4 * 1024 * 1024;
