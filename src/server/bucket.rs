@@ -18,9 +18,9 @@ impl Bucket {
         Self { burst: burst.into(), rate, left: burst.into(), refilled: now }
     }
 
-    /// One more.
-    pub(super) fn take(&mut self) {
-        self.left -= 1;
+    /// So many more.
+    pub(super) fn take(&mut self, count: u32) {
+        self.left = self.left.saturating_sub(count.into());
     }
 
     /// How long to rest; none when it is within bounds.
@@ -44,9 +44,9 @@ mod tests {
     fn a_flood_rests_until_its_time_has_come() {
         let now = Instant::now();
         let mut bucket = Bucket::new(100, 50, now);
-        (0..100).for_each(|_| bucket.take());
+        bucket.take(100);
         assert_eq!(bucket.rest(now), None);
-        (0..50).for_each(|_| bucket.take());
+        bucket.take(50);
         assert_eq!(bucket.rest(now), Some(Duration::from_secs(1)));
         assert_eq!(bucket.rest(now + Duration::from_millis(400)), Some(Duration::from_millis(600)));
         assert_eq!(bucket.rest(now + Duration::from_secs(60)), None);

@@ -88,7 +88,7 @@ impl FrameGauge {
             _ => false,
         };
         if !carries {
-            self.empty_frames.take();
+            self.empty_frames.take(1);
         }
     }
 

@@ -32,6 +32,8 @@ const CONNECT_BURST: u32 = 1_000;
 /// … and then a second; more wait in the kernel's queue. A connection costs as much as some calls, and one that is closed
 /// for what it sends comes back at once.
 const CONNECT_RATE: u32 = 500;
+/// A connection that was cut off counts as so many new ones.
+const CUT_OFF_COUNTS: u32 = 100;
 /// From accept to the end of the preface.
 const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no descriptors left; without it the loop would spin.
@@ -62,7 +64,8 @@ async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>)
     if let Some(rest) = listening.pace.rest(Instant::now()) {
         sleep(rest).await;
     }
-    listening.pace.take();
+    // The places of those that are cut off are not to be taken by the same again before what they held is freed.
+    listening.pace.take(1 + listening.ledger.cut_off() * CUT_OFF_COUNTS);
     loop {
         // Beyond the limit connections wait in the kernel's queue. The semaphore is never closed.
         let Ok(place) = listening.places.clone().acquire_owned().await else { continue };

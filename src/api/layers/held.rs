@@ -40,6 +40,8 @@ struct Entries {
     /// Of it by those that are not cut off: what the others hold is on its way out.
     lasting: usize,
     next_id: u64,
+    /// Connections cut off since somebody asked.
+    cut_off: u32,
     of_connection: HashMap<u64, Entry>,
 }
 
@@ -72,16 +74,24 @@ impl Ledger {
         Account(Arc::new(Connection { ledger: self.clone(), id, cut_off }))
     }
 
+    /// How many connections were cut off since this was asked last.
+    pub fn cut_off(&self) -> u32 {
+        std::mem::take(&mut self.lock().cut_off)
+    }
+
     fn change(&self, id: u64, from: usize, to: usize) {
         let mut entries = self.lock();
-        let Entries { total, lasting, of_connection, .. } = &mut *entries;
+        let Entries { total, lasting, cut_off, of_connection, .. } = &mut *entries;
         let Some(entry) = of_connection.get_mut(&id) else { return };
         entry.held = entry.held + to - from;
         *total = *total + to - from;
         if !entry.cut_off.is_set.load(Ordering::Relaxed) {
             *lasting = *lasting + to - from;
         }
-        while to > from && *total > self.limit {
+        if to < from || *total <= self.limit {
+            return;
+        }
+        loop {
             let others = of_connection.values().filter(|entry| !entry.cut_off.is_set.load(Ordering::Relaxed));
             let Some(largest) = others.max_by_key(|entry| entry.held) else { return };
             let enough_is_going = *lasting <= self.limit;
@@ -90,6 +100,7 @@ impl Ledger {
             }
             tracing::warn!(bytes = largest.held, "a connection is cut off: it makes the server hold too much");
             *lasting -= largest.held;
+            *cut_off += 1;
             largest.cut_off.is_set.store(true, Ordering::Release);
             largest.cut_off.waker.wake();
             if *lasting <= self.limit {
@@ -196,6 +207,7 @@ mod tests {
         // It is the honest one's byte that is too many, and still not its fault.
         few.set(21);
         assert!(is_cut_off(&greedy) && !is_cut_off(&honest));
+        assert_eq!((ledger.cut_off(), ledger.cut_off()), (1, 0));
         // What is cut off no longer counts.
         many.extend((0..8).map(|_| greedy.hold().until_written(Bytes::from_static(&[0; 10]))));
         few.set(100);
