@@ -5,6 +5,7 @@
 //! [`CLOSING_LIMIT`] later have nothing under way but a client that says or reads nothing; they are left behind, and so is
 //! everything at [`HARD_LIMIT`], because what was acknowledged is durable.
 
+mod bucket;
 mod descriptors;
 mod frames;
 mod health;

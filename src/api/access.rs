@@ -21,6 +21,8 @@ pub struct Rule {
     pub audit: pb::Audit,
     /// Whether the answer is a stream, which has its own limits of time.
     pub is_stream: bool,
+    /// Whether the caller sends a stream, too.
+    pub takes_stream: bool,
     /// Whether the answer is a page or a batch of things, which is much more work than one.
     pub reads_many: bool,
 }
@@ -65,7 +67,8 @@ impl AccessRules {
         }
         for (path, is_stream) in OPEN {
             let (resource, audit) = (String::new(), pb::Audit::None);
-            let rule = Rule { permission: None, resource, audit, is_stream, reads_many: false };
+            let rule =
+                Rule { permission: None, resource, audit, is_stream, takes_stream: is_stream, reads_many: false };
             rules.insert(path.to_owned(), rule);
         }
         Ok(Self(rules))
@@ -92,7 +95,8 @@ fn rule(method: &MethodDescriptor, message: &DynamicMessage) -> Option<Rule> {
     let resource = message.get_field_by_name("resource").as_deref().and_then(Value::as_str).unwrap_or("").to_owned();
     let is_stream = method.is_server_streaming();
     let reads_many = READS_MANY.iter().any(|begin| method.name().starts_with(begin));
-    Some(Rule { permission: Some(permission), resource, audit, is_stream, reads_many })
+    let takes_stream = method.is_client_streaming();
+    Some(Rule { permission: Some(permission), resource, audit, is_stream, takes_stream, reads_many })
 }
 
 #[cfg(test)]
@@ -112,6 +116,7 @@ mod tests {
             resource: "parent".into(),
             audit: pb::Audit::Journal,
             is_stream: false,
+            takes_stream: false,
             reads_many: false,
         };
         assert_eq!(*submit, expected);

@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::bucket::Bucket;
+
 /// Frames without content a connection may send a second. Calls need none; a client that reads large answers sends a few
 /// window updates for each, one that measures its line a PING for each round trip.
 const RATE: u32 = 5_000;
 /// How many of them at once: a client that cancels all its streams, a few times over.
-const BURST: i64 = 5_000;
+const BURST: u32 = 5_000;
 /// DATA below this that does not end its stream counts: no message of ours is that small, prefix and all.
 const TINY_DATA: usize = 8;
 
@@ -31,14 +33,18 @@ pub(super) struct FrameGauge {
     head_bytes: usize,
     /// Of the payload, still to come.
     payload: usize,
-    /// Frames that may still come; below zero it rests.
-    budget: i64,
-    refilled: Instant,
+    empty_frames: Bucket,
 }
 
 impl FrameGauge {
     pub(super) fn new(now: Instant) -> Self {
-        Self { preface: PREFACE, head: [0; HEAD], head_bytes: 0, payload: 0, budget: BURST, refilled: now }
+        Self {
+            preface: PREFACE,
+            head: [0; HEAD],
+            head_bytes: 0,
+            payload: 0,
+            empty_frames: Bucket::new(BURST, RATE, now),
+        }
     }
 
     /// Whether the client has said its preface.
@@ -82,20 +88,13 @@ impl FrameGauge {
             _ => false,
         };
         if !carries {
-            self.budget -= 1;
+            self.empty_frames.take(1);
         }
     }
 
     /// How long the connection is to rest before it is read again; none when it is within bounds.
     pub(super) fn rest(&mut self, now: Instant) -> Option<Duration> {
-        if self.budget >= 0 {
-            return None;
-        }
-        let refill = now.saturating_duration_since(self.refilled).as_micros() * u128::from(RATE) / 1_000_000;
-        self.budget = self.budget.saturating_add(i64::try_from(refill).unwrap_or(BURST)).min(BURST);
-        self.refilled = now;
-        let missing = u32::try_from(-self.budget).ok().filter(|missing| *missing > 0)?;
-        Some(Duration::from_secs(1) * missing / RATE)
+        self.empty_frames.rest(now)
     }
 }
 
@@ -127,21 +126,12 @@ mod tests {
             for bytes in [call, empty].concat().chunks(size) {
                 gauge.take(bytes);
             }
-            assert_eq!(BURST - gauge.budget, 4);
+            // Four of them are gone.
+            assert_eq!(gauge.rest(now), None);
+            gauge.take(&frame(6, 0, 8).repeat(BURST as usize - 4));
+            assert_eq!(gauge.rest(now), None);
+            gauge.take(&frame(6, 0, 8));
+            assert!(gauge.rest(now).is_some());
         }
-    }
-
-    #[test]
-    fn a_flood_rests_until_its_time_has_come() {
-        let now = Instant::now();
-        let mut gauge = spoken(now);
-        gauge.take(&frame(6, 0, 8).repeat(BURST as usize));
-        assert_eq!(gauge.rest(now), None);
-        gauge.take(&frame(6, 0, 8).repeat(RATE as usize));
-        assert_eq!(gauge.rest(now), Some(Duration::from_secs(1)));
-        let later = now + Duration::from_millis(400);
-        assert_eq!(gauge.rest(later), Some(Duration::from_millis(600)));
-        assert_eq!(gauge.rest(now + Duration::from_secs(60)), None);
-        assert!(gauge.budget <= BURST);
     }
 }

@@ -1,5 +1,5 @@
 //! Accepts connections, with the bounds hyper and tonic do not set: how many are open, how long one may take until it
-//! speaks HTTP/2, how many empty frames it may send (`frames`), how much it may make us hold (`api::layers::held`), and
+//! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold (`api::layers::held`), and
 //! what happens when the process is out of descriptors. Small writes go out at once (TCP_NODELAY): without it answers
 //! wait for delayed acknowledgements, about 40 ms each.
 
@@ -20,13 +20,20 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use super::frames::FrameGauge;
+use super::{bucket::Bucket, frames::FrameGauge};
 use crate::api::layers::{
     caller::Peer,
     held::{Account, Ledger},
     turns::Turns,
 };
 
+/// New connections at once …
+const CONNECT_BURST: u32 = 1_000;
+/// … and then a second; more wait in the kernel's queue. A connection costs as much as some calls, and one that is closed
+/// for what it sends comes back at once.
+const CONNECT_RATE: u32 = 500;
+/// A connection that was cut off counts as so many new ones.
+const CUT_OFF_COUNTS: u32 = 100;
 /// From accept to the end of the preface.
 const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no descriptors left; without it the loop would spin.
@@ -40,18 +47,25 @@ pub(super) struct Incoming {
 struct Listening {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    pace: Bucket,
     ledger: Ledger,
 }
 
 impl Incoming {
     /// Accepts up to `limit` connections at a time. What they make us hold is in the ledger.
     pub(super) fn new(listener: TcpListener, limit: usize, ledger: Ledger) -> Self {
-        let listening = Listening { listener, places: Arc::new(Semaphore::new(limit)), ledger };
+        let pace = Bucket::new(CONNECT_BURST, CONNECT_RATE, Instant::now());
+        let listening = Listening { listener, places: Arc::new(Semaphore::new(limit)), pace, ledger };
         Self { accept: Box::pin(accept(listening)) }
     }
 }
 
-async fn accept(listening: Listening) -> (Listening, io::Result<Connection>) {
+async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>) {
+    if let Some(rest) = listening.pace.rest(Instant::now()) {
+        sleep(rest).await;
+    }
+    // The places of those that are cut off are not to be taken by the same again before what they held is freed.
+    listening.pace.take(1 + listening.ledger.cut_off() * CUT_OFF_COUNTS);
     loop {
         // Beyond the limit connections wait in the kernel's queue. The semaphore is never closed.
         let Ok(place) = listening.places.clone().acquire_owned().await else { continue };

@@ -10,6 +10,9 @@ use crate::api::access::Rule;
 /// The most a call may take.
 const UNARY_LIMIT: Duration = Duration::from_secs(5);
 
+/// The most a call may take to send its one message, whatever it may take afterwards.
+pub const REQUEST_LIMIT: Duration = UNARY_LIMIT;
+
 /// The most a call may take that waits by itself: its longest wait of 30 s, and the usual time.
 const LONG_POLL_LIMIT: Duration = Duration::from_secs(35);
 

@@ -4,7 +4,8 @@
 //! The cast: the [`Ledger`] of the process knows how much each connection makes us hold; an [`Account`] belongs to one
 //! connection; a [`Held`] is some bytes, taken off when it is dropped. When everything together exceeds [`LIMIT`], the
 //! connection that makes us hold most is cut off, so that those who read what they ask for never notice. What it had
-//! open ends as with any connection that breaks.
+//! open ends as with any connection that breaks. While what it held is still being freed, the next ones that hold more
+//! than a [`FAIR`] share go the same way; who holds less only goes when those that are left exceed the limit by themselves.
 
 use std::{
     collections::HashMap,
@@ -18,8 +19,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Bytes held for all clients together: sixteen answers of the largest size, and far more of the usual ones.
-const LIMIT: usize = 64 * 1024 * 1024;
+/// Bytes held for all clients together: eight answers of the largest size, and far more of the usual ones. With what it
+/// takes to make answers, and to free what a connection held that was cut off, the process stays within 100 MiB.
+const LIMIT: usize = 32 * 1024 * 1024;
+
+/// Bytes that no connection is cut off for while others are to blame: one answer of the largest size.
+const FAIR: usize = 4 * 1024 * 1024;
 
 /// Who makes the process hold how much. Clones are the same ledger.
 #[derive(Clone, Debug)]
@@ -30,9 +35,13 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Of those that are not cut off: what those hold is on its way out.
+    /// All that is held.
     total: usize,
+    /// Of it by those that are not cut off: what the others hold is on its way out.
+    lasting: usize,
     next_id: u64,
+    /// Connections cut off since somebody asked.
+    cut_off: u32,
     of_connection: HashMap<u64, Entry>,
 }
 
@@ -65,22 +74,39 @@ impl Ledger {
         Account(Arc::new(Connection { ledger: self.clone(), id, cut_off }))
     }
 
+    /// How many connections were cut off since this was asked last.
+    pub fn cut_off(&self) -> u32 {
+        std::mem::take(&mut self.lock().cut_off)
+    }
+
     fn change(&self, id: u64, from: usize, to: usize) {
         let mut entries = self.lock();
-        let Entries { total, of_connection, .. } = &mut *entries;
+        let Entries { total, lasting, cut_off, of_connection, .. } = &mut *entries;
         let Some(entry) = of_connection.get_mut(&id) else { return };
         entry.held = entry.held + to - from;
-        if entry.cut_off.is_set.load(Ordering::Relaxed) {
+        *total = *total + to - from;
+        if !entry.cut_off.is_set.load(Ordering::Relaxed) {
+            *lasting = *lasting + to - from;
+        }
+        if to < from || *total <= self.limit {
             return;
         }
-        *total = *total + to - from;
-        while *total > self.limit {
+        loop {
             let others = of_connection.values().filter(|entry| !entry.cut_off.is_set.load(Ordering::Relaxed));
             let Some(largest) = others.max_by_key(|entry| entry.held) else { return };
+            let enough_is_going = *lasting <= self.limit;
+            if enough_is_going && largest.held <= FAIR {
+                return;
+            }
             tracing::warn!(bytes = largest.held, "a connection is cut off: it makes the server hold too much");
-            *total -= largest.held;
+            *lasting -= largest.held;
+            *cut_off += 1;
             largest.cut_off.is_set.store(true, Ordering::Release);
             largest.cut_off.waker.wake();
+            if *lasting <= self.limit {
+                // One at a time: its bytes may be enough.
+                return;
+            }
         }
     }
 
@@ -181,13 +207,14 @@ mod tests {
         // It is the honest one's byte that is too many, and still not its fault.
         few.set(21);
         assert!(is_cut_off(&greedy) && !is_cut_off(&honest));
+        assert_eq!((ledger.cut_off(), ledger.cut_off()), (1, 0));
         // What is cut off no longer counts.
         many.extend((0..8).map(|_| greedy.hold().until_written(Bytes::from_static(&[0; 10]))));
         few.set(100);
         assert!(!is_cut_off(&honest));
         drop((many, few, greedy, honest));
         let entries = ledger.lock();
-        assert_eq!((entries.total, entries.of_connection.len()), (0, 0));
+        assert_eq!((entries.total, entries.lasting, entries.of_connection.len()), (0, 0, 0));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use self::{
     caller::{Peer, Principal},
     request_body::RequestBody,
     stream_body::StreamBody,
-    turns::{Turns, Work},
+    turns::{Turn, Turns, Work},
 };
 use super::{
     access::{AccessRules, Rule},
@@ -129,23 +129,12 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let peer = request.extensions().get::<Peer>().cloned();
-    let work = turns::work(rule, request.headers());
-    let place = work.map(|_| turns::Place::default());
-    let request = request.map(|body| {
-        let Some(Peer { account, turns: of_connection, .. }) = &peer else { return body };
-        let body = RequestBody::new(body, account);
-        match &place {
-            None => Body::new(body),
-            Some(place) => Body::new(body.after(turns.clone().take(of_connection.clone()), place.clone())),
-        }
-    });
-    // Else its turn is over when its request is read and dropped.
-    let place = place.filter(|_| work == Some(Work::Call));
     let account = peer.as_ref().map(|peer| &peer.account);
     let limit = deadline::of(request.headers(), rule, method);
-    // Nothing of the handler is used after a panic, so it cannot be seen half done.
     let handler = async {
-        let _place = place;
+        let Some((request, _turn)) = arrived(request, peer.as_ref(), turns, rule).await else {
+            return Ok(Err(status::to_status(&Error::DeadlineExceeded, request_id)));
+        };
         let handled = inner.call(request).await?;
         if rule.is_stream {
             return Ok::<_, S::Error>(Ok(handled));
@@ -155,6 +144,7 @@ where
         let body = AnswerBody::take(body, account).await;
         Ok(body.map(|body| Response::from_parts(head, Body::new(body))))
     };
+    // Nothing of the handler is used after a panic, so it cannot be seen half done.
     let handler = AssertUnwindSafe(handler).catch_unwind();
     let handled = match deadline::within(limit, handler).await {
         None => return Ok(status::to_status(&Error::DeadlineExceeded, request_id).into_http()),
@@ -172,6 +162,29 @@ where
         return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, account.cloned(), method, request_id))));
     }
     Ok(handled)
+}
+
+/// The request once its message is there and the call has its turn, which is over when it is dropped; none when the
+/// message does not come. Until then the handler is not begun: a thousand that wait are megabytes.
+async fn arrived(
+    request: Request<Body>,
+    peer: Option<&Peer>,
+    turns: &Turns,
+    rule: &Rule,
+) -> Option<(Request<Body>, Option<Turn>)> {
+    let Some(Peer { account, turns: of_connection, .. }) = peer else { return Some((request, None)) };
+    let work = turns::work(rule, request.headers());
+    let (head, body) = request.into_parts();
+    let mut body = RequestBody::new(body, account);
+    if !rule.takes_stream {
+        body = deadline::within(Some(deadline::REQUEST_LIMIT), body.arrived()).await?;
+    }
+    let turn = match work {
+        Some(_) => Some(turns.clone().take(of_connection.clone()).await),
+        None => None,
+    };
+    let (of_request, of_call) = if work == Some(Work::Request) { (turn, None) } else { (None, turn) };
+    Some((Request::from_parts(head, Body::new(body.with(of_request))), of_call))
 }
 
 #[cfg(test)]

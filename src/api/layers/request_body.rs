@@ -1,22 +1,23 @@
 //! The body of a request. It hands a message on when it is whole, and counts what has come until then: a client may begin
 //! a message of 4 MiB on each of its streams and never end it, and tonic makes room for all of a message as soon as its
-//! length is known. What is whole is the handler's, and the limits of the use cases hold. If the call has to wait for its
-//! turn (`turns`), it does so here, with its message whole.
+//! length is known. What is whole is the handler's, and the limits of the use cases hold.
+//!
+//! A handler is not even begun before its message has [`RequestBody::arrived`]: a thousand that wait are megabytes.
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
 use super::{
     held::{Account, Held},
-    turns::{Place, Turn},
+    turns::Turn,
 };
 use crate::api::MAX_REQUEST_BYTES;
 
@@ -25,29 +26,69 @@ const PREFIX: usize = 5;
 /// Room is made in steps of this, so that a message that does not come costs nothing.
 const STEP: usize = 16 * 1024;
 
+/// What a call takes that has not said anything yet: its stream, its place in the layers, its metadata.
+const CALL: usize = 16 * 1024;
+
 /// A body whose unfinished message waits here, on its connection's account.
 pub struct RequestBody {
     /// None once it ended.
     inner: Option<Body>,
     waiting: Waiting,
-    ready: VecDeque<Frame<Bytes>>,
+    ready: VecDeque<Result<Frame<Bytes>, Status>>,
     held: Held,
-    /// Until the call has its turn.
-    turn: Option<BoxFuture<'static, Turn>>,
-    /// Where the turn is then.
-    place: Option<Place>,
+    /// For as long as the request is being read.
+    _turn: Option<Turn>,
 }
 
 impl RequestBody {
     /// Counts on this account.
     pub fn new(inner: Body, account: &Account) -> Self {
-        let (waiting, ready) = (Waiting::default(), VecDeque::new());
-        Self { inner: Some(inner), waiting, ready, held: account.hold(), turn: None, place: None }
+        let mut held = account.hold();
+        held.set(CALL);
+        Self { inner: Some(inner), waiting: Waiting::default(), ready: VecDeque::new(), held, _turn: None }
     }
 
-    /// Waits for a turn before the first message is handed on, and leaves it in the place.
-    pub fn after(self, turn: impl Future<Output = Turn> + Send + 'static, place: Place) -> Self {
-        Self { turn: Some(Box::pin(turn)), place: Some(place), ..self }
+    /// Waits until the first message is whole, or will never be.
+    pub async fn arrived(mut self) -> Self {
+        poll_fn(|context| self.poll_ready(context)).await;
+        self
+    }
+
+    /// Keeps a turn until the request is read.
+    pub fn with(self, turn: Option<Turn>) -> Self {
+        Self { _turn: turn, ..self }
+    }
+
+    /// Ready when there is something to hand on, or nothing any more.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.ready.is_empty()
+            && let Some(inner) = &mut self.inner
+        {
+            let frame = match ready!(Pin::new(inner).poll_frame(context)) {
+                Some(Ok(frame)) => frame.into_data(),
+                Some(Err(broken)) => {
+                    self.inner = None;
+                    self.ready.push_back(Err(broken));
+                    break;
+                }
+                None => {
+                    // What is not whole now never will be; whoever reads it says so.
+                    self.inner = None;
+                    self.ready.extend(self.waiting.release().map(|data| Ok(Frame::data(data))));
+                    break;
+                }
+            };
+            match frame {
+                Ok(data) => self.ready.extend(self.waiting.take(data).into_iter().map(|data| Ok(Frame::data(data)))),
+                Err(other) => self.ready.push_back(Ok(other)),
+            }
+            let is_silent = self.ready.is_empty() && self.waiting.parts.is_empty();
+            self.held.set(if is_silent { CALL } else { self.waiting.room() });
+        }
+        if self.inner.is_none() {
+            self.held.set(0);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -56,41 +97,8 @@ impl HttpBody for RequestBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        loop {
-            if !this.ready.is_empty()
-                && let Some(turn) = &mut this.turn
-            {
-                let turn = ready!(turn.as_mut().poll(context));
-                this.turn = None;
-                if let Some(place) = &this.place {
-                    // It is empty until now.
-                    let _ = place.set(turn);
-                }
-            }
-            if let Some(frame) = this.ready.pop_front() {
-                return Poll::Ready(Some(Ok(frame)));
-            }
-            let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-            let frame = match ready!(Pin::new(inner).poll_frame(context)) {
-                Some(Err(broken)) => return Poll::Ready(Some(Err(broken))),
-                Some(Ok(frame)) => frame,
-                None => {
-                    // What is not whole now never will be; whoever reads it says so.
-                    this.inner = None;
-                    this.ready.extend(this.waiting.release().map(Frame::data));
-                    this.held.set(0);
-                    continue;
-                }
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    this.ready.extend(this.waiting.take(data).into_iter().map(Frame::data));
-                    this.held.set(this.waiting.room());
-                }
-                Err(other) => this.ready.push_back(other),
-            }
-        }
+        ready!(self.poll_ready(context));
+        Poll::Ready(self.ready.pop_front())
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,9 +4,9 @@
 //!
 //! A call waits for a turn of its connection first and then for one of the server, so that a connection with a thousand
 //! lists is not a thousand places ahead of the others in the queue. It waits once its request is there, so that nobody
-//! has a turn who keeps us waiting (`request_body`), and waiting counts on the call's deadline.
+//! has a turn who keeps us waiting, and waiting counts on the call's deadline.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,8 +15,8 @@ use crate::api::access::Rule;
 
 /// Such calls of one connection at a time.
 const OF_CONNECTION: usize = 2;
-/// Such calls at a time on a small machine. A larger one leaves one core to the other calls.
-const LEAST: usize = 2;
+/// Such calls at a time on a small machine. Any larger one leaves one core to the other calls.
+const LEAST: usize = 1;
 /// Such calls at a time on the largest machine: fewer than there are connections to read with, for the same reason.
 const MOST: usize = 8;
 
@@ -72,9 +72,6 @@ pub fn work(rule: &Rule, headers: &HeaderMap) -> Option<Work> {
         () => is_compressed.then_some(Work::Request),
     }
 }
-
-/// Where the turn of a call is, once it has one. Over when all clones are dropped.
-pub type Place = Arc<OnceLock<Turn>>;
 
 #[cfg(test)]
 mod tests {
