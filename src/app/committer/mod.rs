@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, Reply, Submitted};
 use self::{batch::Batcher, command::Pending};
@@ -51,9 +51,6 @@ const BUDGET_KIB: usize = 64 * 1024;
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// Groups of lanes on PostgreSQL, each with one for submits, one for leases, one for changes.
 const POSTGRES_GROUPS: usize = 2;
-/// Batches of submits under way at once in a lane on PostgreSQL: the next one is written while the last one commits. They
-/// touch no common rows but the counter, which comes last. More would only make them smaller.
-const SUBMITS_AT_ONCE: usize = 2;
 /// How long a lane waits for more before it tries commands again whose rows were held elsewhere.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
@@ -84,13 +81,9 @@ impl Committer {
         let groups = if store.has_row_locks() { POSTGRES_GROUPS } else { 0 };
         let batcher = Arc::new(Batcher::new(store.clone(), hub.clone(), wakeups.clone(), sessions.clone()));
         let lanes = (0..(groups * CLASSES).max(1))
-            .map(|number| {
+            .map(|_| {
                 let (sender, receiver) = mpsc::channel(LANE_QUEUE);
-                let receiver = Arc::new(Mutex::new(receiver));
-                let is_submit = groups > 0 && number % CLASSES == Class::Submit as usize;
-                for _ in 0..if is_submit { SUBMITS_AT_ONCE } else { 1 } {
-                    shutdown::spawn("committer-lane", run_lane(batcher.clone(), receiver.clone()));
-                }
+                shutdown::spawn("committer-lane", run_lane(batcher.clone(), receiver));
                 sender
             })
             .collect();
@@ -169,20 +162,15 @@ impl Command {
     }
 }
 
-async fn run_lane(batcher: Arc<Batcher>, receiver: Arc<Mutex<mpsc::Receiver<(ProjectId, Pending)>>>) {
+async fn run_lane(batcher: Arc<Batcher>, mut receiver: mpsc::Receiver<(ProjectId, Pending)>) {
     // Commands whose rows another replica held.
     let mut busy: Vec<(ProjectId, Pending)> = Vec::new();
     loop {
-        // Whoever has the queue takes all that is in it, and leaves it to the other.
-        let next = async {
-            let mut queue = receiver.lock().await;
-            (queue.recv().await, Some(queue))
-        };
-        let (first, mut queue) = if busy.is_empty() {
-            next.await
+        let first = if busy.is_empty() {
+            receiver.recv().await
         } else {
             // Give the holder a moment; new commands do not wait for it.
-            tokio::time::timeout(BUSY_PAUSE, next).await.unwrap_or_else(|_| (busy.pop(), None))
+            tokio::time::timeout(BUSY_PAUSE, receiver.recv()).await.unwrap_or_else(|_| busy.pop())
         };
         let Some(first) = first else {
             // The last handle is gone: nobody waits for more than an answer.
@@ -203,10 +191,9 @@ async fn run_lane(batcher: Arc<Batcher>, receiver: Arc<Mutex<mpsc::Receiver<(Pro
         for pending in busy.drain(..) {
             room = take(pending);
         }
-        while room && let Some(Ok(pending)) = queue.as_mut().map(|queue| queue.try_recv()) {
+        while room && let Ok(pending) = receiver.try_recv() {
             room = take(pending);
         }
-        drop(queue);
         for (project, group) in groups {
             let again = batcher.run(&project, group).await;
             busy.extend(again.into_iter().map(|pending| (project.clone(), pending)));
