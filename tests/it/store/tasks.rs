@@ -310,6 +310,26 @@ async fn cancellation_waits_for_a_running_task_and_success_wins() {
 }
 
 #[tokio::test]
+async fn a_task_changed_and_leased_in_one_batch_comes_with_its_input() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        assert!(w.lease(1).await.is_empty(), "makes the worker known");
+        let id = w.submit(Spec { priority: 1, ..spec() }).await;
+        let patch = Patch { labels: Some(BTreeMap::new()), ..Patch::default() };
+        // While the submits are written the other two gather, and go together where there is one lane.
+        let (_, changed, leased) = tokio::join!(
+            Box::pin(w.submit_many(500)),
+            Box::pin(w.change(id, TaskChange::Update(patch))),
+            Box::pin(w.lease(1)),
+        );
+        changed.expect("a good change");
+        assert_eq!(leased[0].id, id);
+        assert_eq!(leased[0].input, Some(json("{\"n\":1}")));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn higher_priority_and_longer_waiting_tasks_come_first_and_delayed_ones_wait() {
     for_each_backend(async |database| {
         let w = World::on(database).await;
