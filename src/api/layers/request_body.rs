@@ -36,6 +36,8 @@ pub struct RequestBody {
     waiting: Waiting,
     ready: VecDeque<Result<Frame<Bytes>, Status>>,
     held: Held,
+    /// Whether something was handed on.
+    has_spoken: bool,
     /// For as long as the request is being read.
     _turn: Option<Turn>,
 }
@@ -45,7 +47,14 @@ impl RequestBody {
     pub fn new(inner: Body, account: &Account) -> Self {
         let mut held = account.hold();
         held.set(CALL);
-        Self { inner: Some(inner), waiting: Waiting::default(), ready: VecDeque::new(), held, _turn: None }
+        Self {
+            inner: Some(inner),
+            waiting: Waiting::default(),
+            ready: VecDeque::new(),
+            held,
+            has_spoken: false,
+            _turn: None,
+        }
     }
 
     /// Waits until the first message is whole, or will never be.
@@ -82,13 +91,18 @@ impl RequestBody {
                 Ok(data) => self.ready.extend(self.waiting.take(data).into_iter().map(|data| Ok(Frame::data(data)))),
                 Err(other) => self.ready.push_back(Ok(other)),
             }
-            let is_silent = self.ready.is_empty() && self.waiting.parts.is_empty();
-            self.held.set(if is_silent { CALL } else { self.waiting.room() });
-        }
-        if self.inner.is_none() {
-            self.held.set(0);
+            self.count();
         }
         Poll::Ready(())
+    }
+
+    /// What is whole counts until it is handed on: it may have to wait for its turn.
+    fn count(&mut self) {
+        let data = |frame: &Result<Frame<Bytes>, Status>| frame.as_ref().ok()?.data_ref().map(Bytes::len);
+        let ready: usize = self.ready.iter().filter_map(data).sum();
+        let is_silent =
+            self.inner.is_some() && self.ready.is_empty() && self.waiting.parts.is_empty() && !self.has_spoken;
+        self.held.set(if is_silent { CALL } else { ready + self.waiting.room() });
     }
 }
 
@@ -98,7 +112,10 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         ready!(self.poll_ready(context));
-        Poll::Ready(self.ready.pop_front())
+        let frame = self.ready.pop_front();
+        self.has_spoken = true;
+        self.count();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
