@@ -93,9 +93,8 @@ impl Claims {
             let found = tasks::claim(tx, project, &lanes, limit).await?;
             let order: Vec<TaskId> = found.iter().map(|(id, _)| *id).filter(|id| claimed.insert(*id)).collect();
             // What another command of the batch is about was read without its input.
-            let (known, fresh): (HashMap<TaskId, Live>, HashMap<TaskId, Live>) =
-                found.into_iter().partition(|(id, _)| set.get(*id).is_some());
-            self.without_input.extend(known.into_keys());
+            self.without_input.extend(order.iter().filter(|id| set.get(**id).is_some()));
+            let fresh: HashMap<TaskId, Live> = found.into_iter().filter(|(id, _)| set.get(*id).is_none()).collect();
             let mut sizes: HashMap<TaskId, usize> = HashMap::new();
             for claimed in tasks::load_claimed(tx, project, fresh).await? {
                 if claimed.input_bytes > 0 && claimed.task.input.is_none() {
