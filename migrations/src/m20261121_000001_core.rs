@@ -5,6 +5,9 @@
 //! A task is one wide row written twice (submit, end) and one narrow row that says where it is meanwhile:
 //! `ready` while it waits, `lease` while it runs. No index names a column that changes with the state, so on PostgreSQL
 //! the final update of the wide row stays HOT.
+//!
+//! Keys of tasks begin with the id: it tells nearly every row from every other by itself, so comparing keys is cheap, and
+//! PostgreSQL can make no plan for `project = … AND id = ANY …` that walks over a whole project.
 
 use sea_orm_migration::prelude::*;
 
@@ -85,7 +88,7 @@ const UP: &[&str] = &[
         result {bytes},
         result_type text,
         cancel_reason text,
-        PRIMARY KEY (project, id)
+        PRIMARY KEY (id, project)
     ) {twice}",
     "CREATE INDEX task_list ON task (project, create_time, id)",
     // A row: the task waits. `rank` is NOT priority, so that ascending order is highest priority first. `due` is set when
@@ -105,7 +108,7 @@ const UP: &[&str] = &[
         crash_count integer NOT NULL,
         update_time bigint NOT NULL,
         expire_time bigint,
-        PRIMARY KEY (project, id)
+        PRIMARY KEY (id, project)
     ) {hot}",
     "CREATE INDEX ready_claim ON ready (project, queue, type, rank, run_time, id) WHERE due",
     "CREATE INDEX ready_delayed ON ready (project, run_time) WHERE NOT due",
@@ -135,7 +138,7 @@ const UP: &[&str] = &[
         progress_time bigint,
         progress_pending boolean NOT NULL,
         update_time bigint NOT NULL,
-        PRIMARY KEY (project, id)
+        PRIMARY KEY (id, project)
     ) {hot}",
     // One row for each ended attempt; the running one is the lease.
     "CREATE TABLE attempt (
@@ -152,7 +155,7 @@ const UP: &[&str] = &[
         progress_percent double precision,
         progress_message text,
         retry_time bigint,
-        PRIMARY KEY (project, task_id, epoch)
+        PRIMARY KEY (task_id, epoch, project)
     ) {clustered}",
     // The few tasks that ended otherwise than well, so that they can be listed without an index on task.state.
     "CREATE TABLE closed (

@@ -43,9 +43,14 @@ const SQLITE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// Settings of PostgreSQL's planner.
 type Plans = &'static [(&'static str, &'static str)];
-/// Plans of writes are kept, and one made while a table was small must not read all of it later: they go by an index, and
-/// by one that names the rows.
-const WRITER_PLANS: Plans = &[("enable_seqscan", "off"), ("enable_bitmapscan", "off")];
+/// Plans of writes are made once, whatever they carry: planning for a thousand ids would look at each of them. One that is
+/// made while a table is small must not read all of it later, so they go by an index, and by one that names the rows.
+const WRITER_PLANS: Plans = &[
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_memoize", "off"),
+];
 
 /// Where the database is: `postgres://…`, `sqlite://FILE` or `sqlite:FILE`.
 #[derive(Clone, PartialEq, Eq)]

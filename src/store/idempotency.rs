@@ -50,8 +50,8 @@ pub struct NewAnswer {
 pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[RequestKey]) -> StoreResult<HashMap<RequestKey, Answered>> {
     let statement = Sql::new(
         "-- idempotency::find
-         WITH {x} SELECT x.place, i.fingerprint, i.response FROM x JOIN idempotency i
-         ON i.project = $1 AND i.principal = x.principal AND i.method = x.method AND i.key = x.key",
+         WITH {x} SELECT x.place, i.fingerprint, i.response 
+         FROM {of idempotency i by principal method key}",
     );
     let rows = keys_of(keys.iter(), keys.len()).int("place", (0..).take(keys.len()));
     let mut found = HashMap::new();

@@ -49,10 +49,6 @@ use crate::{
 
 /// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
-/// From so many rows on, the statements of a transaction are planned for what they carry, which then costs little for each
-/// row; below, PostgreSQL's kept plans do.
-const PLANNED_ROWS: usize = 64;
-
 /// PostgreSQL's time in microseconds.
 macro_rules! now {
     () => {
@@ -131,11 +127,6 @@ impl Store {
 
     /// Begins a write transaction and reads the database's time, once for all that is decided in it.
     pub async fn begin(&self) -> StoreResult<Tx> {
-        self.begin_batch(1).await
-    }
-
-    /// Begins a write transaction whose statements carry up to so many rows.
-    pub async fn begin_batch(&self, rows: usize) -> StoreResult<Tx> {
         Point::BeforeBegin.pass().await.map_err(StoreError::Unavailable)?;
         let tx = limited(async {
             let shift = self.0.clock_shift.load(Ordering::Relaxed);
@@ -152,12 +143,7 @@ impl Store {
             tx.count();
             if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
                 // One round trip for all of it.
-                let begin = if rows < PLANNED_ROWS {
-                    concat!("BEGIN; ", now!())
-                } else {
-                    concat!("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; ", now!())
-                };
-                let row = sqlx::raw_sql(begin).fetch_one(&mut **connection).await?;
+                let row = sqlx::raw_sql(concat!("BEGIN; ", now!())).fetch_one(&mut **connection).await?;
                 tx.now = Reader::new(&QueryResult::from(row)).get::<i64>()? + shift;
             }
             Ok(tx)

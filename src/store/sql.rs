@@ -10,10 +10,14 @@
 //! table was small would go on reading all of it when it no longer is. With it, whichever plan is kept walks over the
 //! named rows only.
 //!
+//! `FROM {of attempt a by task_id epoch}` are the rows of a table that `x` names by these columns, as `a` beside `x`, and
+//! `UPDATE lease SET … {at lease by id}` is about those. On PostgreSQL they are looked up one after the other, so that
+//! there is no other plan to be kept.
+//!
 //! sea-orm binds arrays only without nulls, so these statements go to the driver below it; rows come back as sea-orm's
 //! [`QueryResult`], decoded alike everywhere.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::Bytes;
 use sea_orm::QueryResult;
@@ -350,7 +354,8 @@ impl Sql {
 
     /// Binds its values after those that are `bound` already, and returns its text with their numbers.
     fn into_postgres(self, arguments: &mut PgArguments, bound: &mut usize) -> StoreResult<String> {
-        let text = if *bound == 0 { self.text.to_owned() } else { renumbered(self.text, *bound) };
+        let text = looked_up(self.text, true);
+        let text = if *bound == 0 { text.into_owned() } else { renumbered(&text, *bound) };
         *bound += self.scalars.len();
         for scalar in self.scalars {
             bind_scalar_postgres(arguments, scalar)?;
@@ -418,11 +423,48 @@ impl<'a> Chunks<'a> {
         }
         self.statement.bind_scalars_sqlite(&mut arguments)?;
         // The driver counts anonymous parameters first, so the numbers of the scalars follow on theirs.
-        let text = renumbered(self.statement.text, chunk * rows.columns.len() + rows.shared.len());
+        let text = renumbered(&looked_up(self.statement.text, false), chunk * rows.columns.len() + rows.shared.len());
         self.start = Some(start + chunk);
         let text = text.replacen("{x}", &rows.sqlite_source(chunk), 1);
         Ok(Some((narrowed(&text, "IN (SELECT x.id FROM x)", false), arguments)))
     }
+}
+
+/// The statement with the rows that `x` names in the places for them. OFFSET 0 keeps PostgreSQL from joining in its own way.
+fn looked_up(text: &str, is_postgres: bool) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, place)) = rest.split_once("{of ").or_else(|| rest.split_once("{at ")) {
+        let is_update = rest[before.len()..].starts_with("{at ");
+        let (place, after) = place.split_once('}').unwrap_or((place, ""));
+        let mut words = place.split_ascii_whitespace();
+        let table = words.next().unwrap_or_default();
+        let alias = words.next().filter(|word| *word != "by").unwrap_or(table);
+        let same = |of: &str| {
+            let columns = words.clone().filter(|word| *word != "by");
+            columns.fold(format!("{of}.project = $1"), |all, column| format!("{all} AND {of}.{column} = x.{column}"))
+        };
+        out.push_str(before);
+        let _ = match (is_update, is_postgres) {
+            (false, true) => {
+                write!(out, "x CROSS JOIN LATERAL (SELECT * FROM {table} k WHERE {} OFFSET 0) {alias}", same("k"))
+            }
+            (false, false) => write!(out, "x JOIN {table} {alias} ON {}", same(alias)),
+            (true, true) => write!(
+                out,
+                "FROM (SELECT x.*, k.ctid AS place FROM x CROSS JOIN LATERAL \
+                 (SELECT k.ctid FROM {table} k WHERE {} OFFSET 0) k) x WHERE {table}.ctid = x.place",
+                same("k")
+            ),
+            (true, false) => write!(out, "FROM x WHERE {}", same(table)),
+        };
+        rest = after;
+    }
+    if rest.len() == text.len() {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// The statement with `ids`, a comparison with the ids of the rows, in the places for it; those of `{and … in_x}` too, or
@@ -537,7 +579,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rows, narrowed, renumbered};
+    use super::{Rows, looked_up, narrowed, renumbered};
 
     #[test]
     fn what_all_rows_share_is_sent_once() {
@@ -563,6 +605,31 @@ mod tests {
         let text = "DELETE FROM t USING x WHERE a {in_x} AND t.id = x.id {and t.id in_x}";
         assert_eq!(narrowed(text, "= $1", true), "DELETE FROM t USING x WHERE a = $1 AND t.id = x.id AND t.id = $1");
         assert_eq!(narrowed(text, "= $1", false), "DELETE FROM t USING x WHERE a = $1 AND t.id = x.id ");
+    }
+
+    #[test]
+    fn rows_are_looked_up_one_by_one_on_postgres_and_joined_on_sqlite() {
+        let read = "SELECT a.epoch FROM {of attempt a by task_id epoch}";
+        assert_eq!(
+            looked_up(read, true),
+            "SELECT a.epoch FROM x CROSS JOIN LATERAL (SELECT * FROM attempt k WHERE k.project = $1 \
+             AND k.task_id = x.task_id AND k.epoch = x.epoch OFFSET 0) a"
+        );
+        assert_eq!(
+            looked_up(read, false),
+            "SELECT a.epoch FROM x JOIN attempt a ON a.project = $1 AND a.task_id = x.task_id AND a.epoch = x.epoch"
+        );
+        let update = "UPDATE lease SET version = x.version {at lease by id} RETURNING 1";
+        assert_eq!(
+            looked_up(update, true),
+            "UPDATE lease SET version = x.version FROM (SELECT x.*, k.ctid AS place FROM x CROSS JOIN LATERAL \
+             (SELECT k.ctid FROM lease k WHERE k.project = $1 AND k.id = x.id OFFSET 0) k) x WHERE lease.ctid = x.place \
+             RETURNING 1"
+        );
+        assert_eq!(
+            looked_up(update, false),
+            "UPDATE lease SET version = x.version FROM x WHERE lease.project = $1 AND lease.id = x.id RETURNING 1"
+        );
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[UniqueKey]) -> Store
     let statement = Sql::new(
         "-- unique_keys::find
          WITH {x} SELECT u.type, u.key, u.task_id, u.expire_time
-         FROM x JOIN unique_key u ON u.project = $1 AND u.type = x.type AND u.key = x.key",
+         FROM {of unique_key u by type key}",
     );
     let rows = tx.fetch(statement.text(project.as_str()).rows(keys_of(keys.iter(), keys.len()))).await?;
     rows.iter()
@@ -82,9 +82,8 @@ async fn insert(tx: &mut Tx, project: &ProjectId, holdings: &[&NewHolding]) -> S
 async fn take_over(tx: &mut Tx, project: &ProjectId, holdings: &[&NewHolding]) -> StoreResult<()> {
     let statement = Sql::new(
         "-- unique_keys::take_over
-         WITH {x} UPDATE unique_key SET task_id = x.task_id, expire_time = x.expire_time FROM x
-         WHERE unique_key.project = $1 AND unique_key.type = x.type AND unique_key.key = x.key
-            AND unique_key.task_id = x.from_id
+         WITH {x} UPDATE unique_key SET task_id = x.task_id, expire_time = x.expire_time
+         {at unique_key by type key} AND unique_key.task_id = x.from_id
          RETURNING 1",
     );
     let rows = holdings_of(holdings).opt_id("from_id", holdings.iter().map(|h| h.from.map(|id| id.0)));

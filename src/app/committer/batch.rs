@@ -10,7 +10,9 @@ use super::{
     claims::Claims,
     command::{Action, Answer, Command, Item, Pending, Reply},
     decide::{self, Facts},
-    read, repeat, sabotage,
+    read,
+    recent::Recent,
+    repeat, sabotage,
     workset::{Due, Workset},
 };
 use crate::{
@@ -57,6 +59,7 @@ pub(super) struct Batcher {
     promoted: Mutex<HashMap<ProjectId, Micros>>,
     /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
     limited_queues: Mutex<HashSet<(ProjectId, String)>>,
+    recent: Recent,
 }
 
 /// What a transaction came to.
@@ -102,6 +105,7 @@ impl Batcher {
             known_queues: Mutex::default(),
             promoted: Mutex::default(),
             limited_queues: Mutex::default(),
+            recent: Recent::default(),
         }
     }
 
@@ -149,7 +153,7 @@ impl Batcher {
     }
 
     async fn transaction(&self, project: &ProjectId, pending: &[Pending]) -> Result<Done, Failed> {
-        let mut tx = self.store.begin_batch(pending.iter().map(|p| p.command.tasks()).sum()).await?;
+        let mut tx = self.store.begin().await?;
         let outcome = self.decide_and_write(&mut tx, project, pending).await;
         let (done, dirty) = match outcome {
             Ok(outcome) => outcome,
@@ -209,7 +213,7 @@ impl Batcher {
         // First of all, so that every task is read with the mark it has from here on.
         let mut claims = Claims::new(now);
         claims.promote(tx, project, self.promotes_now(project, pending, now)).await?;
-        let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &mut set).await?;
+        let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &self.recent, &mut set).await?;
         let mut unique = read::read_unique_keys(tx, project, pending, &replies, &mut set).await?;
         claims.find(tx, project, pending, &replies, &mut set).await?;
         self.remember_limits(project, &claims);
@@ -342,6 +346,8 @@ impl Batcher {
             let mut known = self.known_queues.lock().unwrap_or_else(PoisonError::into_inner);
             known.extend(done.new_queues.iter().map(|name| (project.clone(), name.clone())));
         }
+        let leased = done.set.changes().iter().filter(|(_, change)| change.kind == EventKind::Leased);
+        self.recent.keep(leased.map(|(_, change)| &change.after));
         let callers = principals(&pending);
         let mut again = Vec::new();
         for (pending, reply) in pending.into_iter().zip(done.replies) {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    BATCH_TASKS,
     command::{Command, Pending, Reply},
+    lane::BATCH_TASKS,
     workset::{Due, Workset},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     live::wakeups::Want,
     store::{
         StoreResult, Tx, queues,
-        tasks::{self, Lane, Live},
+        tasks::{self, Lane},
     },
 };
 
@@ -90,24 +90,24 @@ impl Claims {
             // What an equal part of another want found is locked by ourselves and comes again: ask for more, drop those.
             let limit = (limit + claimed.len()).min(BATCH_TASKS);
             let lanes = self.lanes(want, limit);
-            let found = tasks::claim(tx, project, &lanes, limit).await?;
-            let order: Vec<TaskId> = found.iter().map(|(id, _)| *id).filter(|id| claimed.insert(*id)).collect();
-            // What another command of the batch is about was read without its input.
-            self.without_input.extend(order.iter().filter(|id| set.get(**id).is_some()));
-            let fresh: HashMap<TaskId, Live> = found.into_iter().filter(|(id, _)| set.get(*id).is_none()).collect();
-            let mut sizes: HashMap<TaskId, usize> = HashMap::new();
-            for claimed in tasks::load_claimed(tx, project, fresh).await? {
-                if claimed.input_bytes > 0 && claimed.task.input.is_none() {
-                    self.without_input.insert(claimed.task.id);
+            let mut queue: VecDeque<Claim> = VecDeque::new();
+            for found in tasks::claim(tx, project, &lanes, limit).await? {
+                let id = found.task.id;
+                if !claimed.insert(id) {
+                    continue;
                 }
-                sizes.insert(claimed.task.id, claimed.input_bytes);
-                set.insert(claimed.task, true);
+                // What another command of the batch is about was read without its input.
+                if set.get(id).is_some() || (found.input_bytes > 0 && found.task.input.is_none()) {
+                    self.without_input.insert(id);
+                }
+                queue.push_back(Claim {
+                    task: id,
+                    queue: found.task.spec.queue.clone(),
+                    input_bytes: found.input_bytes,
+                });
+                set.insert(found.task, true);
             }
-            let claim = |id: TaskId| {
-                let queue = set.get(id)?.spec.queue.clone();
-                Some(Claim { task: id, queue, input_bytes: sizes.get(&id).copied().unwrap_or(0) })
-            };
-            self.found.push((want.clone(), order.into_iter().filter_map(claim).collect()));
+            self.found.push((want.clone(), queue));
         }
         Ok(())
     }

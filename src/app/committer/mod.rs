@@ -17,7 +17,9 @@ mod batch;
 mod claims;
 mod command;
 mod decide;
+mod lane;
 mod read;
+mod recent;
 mod repeat;
 mod sabotage;
 mod workset;
@@ -28,31 +30,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, Reply, Submitted};
-use self::{batch::Batcher, command::Pending};
+use self::{batch::Batcher, command::Pending, lane::Entrance};
 use crate::{
     context::Caller,
     error::{Error, Result},
     ids::ProjectId,
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
-    shutdown,
     store::Store,
 };
 
-/// Most tasks one transaction is about. Larger batches save little and make everybody wait.
-const BATCH_TASKS: usize = 2_000;
-/// Commands that may wait in a lane.
-const LANE_QUEUE: usize = 4_096;
 /// Memory that waiting commands may hold, in KiB: 64 MiB.
 const BUDGET_KIB: usize = 64 * 1024;
 /// A call is answered within this, whatever the database does.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// Groups of lanes on PostgreSQL, each with one for submits, one for leases, one for changes.
 const POSTGRES_GROUPS: usize = 2;
-/// How long a lane waits for more before it tries commands again whose rows were held elsewhere.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// Batches of submits that a lane on PostgreSQL may have under way. Those of leases and changes go one by one: two of them
+/// are about rows next to each other, and were measured slower.
+const SUBMIT_BATCHES: usize = 2;
 
 /// The handle of the write path. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,7 +58,7 @@ pub struct Committer(Arc<Lanes>);
 
 #[derive(Debug)]
 struct Lanes {
-    lanes: Vec<mpsc::Sender<(ProjectId, Pending)>>,
+    lanes: Vec<Entrance>,
     groups: usize,
     budget: Arc<Semaphore>,
 }
@@ -81,10 +79,9 @@ impl Committer {
         let groups = if store.has_row_locks() { POSTGRES_GROUPS } else { 0 };
         let batcher = Arc::new(Batcher::new(store.clone(), hub.clone(), wakeups.clone(), sessions.clone()));
         let lanes = (0..(groups * CLASSES).max(1))
-            .map(|_| {
-                let (sender, receiver) = mpsc::channel(LANE_QUEUE);
-                shutdown::spawn("committer-lane", run_lane(batcher.clone(), receiver));
-                sender
+            .map(|lane| {
+                let submits = groups > 0 && lane % CLASSES == Class::Submit as usize;
+                Entrance::open(batcher.clone(), if submits { SUBMIT_BATCHES } else { 1 })
             })
             .collect();
         Self(Arc::new(Lanes { lanes, groups, budget: Arc::new(Semaphore::new(BUDGET_KIB)) }))
@@ -100,10 +97,7 @@ impl Committer {
         let deadline = Instant::now() + COMMAND_LIMIT;
         let pending =
             Pending { caller: caller.clone(), command, deadline, answer: Some(answer), _budget: Some(budget) };
-        lane.try_send((project.clone(), pending)).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
-        })?;
+        lane.send(project.clone(), pending)?;
         match tokio::time::timeout_at((deadline + Duration::from_secs(1)).into(), answered).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => Err(Error::internal(anyhow::anyhow!("a batch ended without an answer"))),
@@ -111,7 +105,7 @@ impl Committer {
         }
     }
 
-    fn lane(&self, project: &ProjectId, class: Class) -> &mpsc::Sender<(ProjectId, Pending)> {
+    fn lane(&self, project: &ProjectId, class: Class) -> &Entrance {
         let lanes = &self.0.lanes;
         if self.0.groups == 0 {
             return &lanes[0];
@@ -159,44 +153,5 @@ impl Command {
         };
         // More than the whole budget would never be let in; it waits for all of it instead.
         u32::try_from((bytes / 1024 + 1).min(BUDGET_KIB)).unwrap_or(1)
-    }
-}
-
-async fn run_lane(batcher: Arc<Batcher>, mut receiver: mpsc::Receiver<(ProjectId, Pending)>) {
-    // Commands whose rows another replica held.
-    let mut busy: Vec<(ProjectId, Pending)> = Vec::new();
-    loop {
-        let first = if busy.is_empty() {
-            receiver.recv().await
-        } else {
-            // Give the holder a moment; new commands do not wait for it.
-            tokio::time::timeout(BUSY_PAUSE, receiver.recv()).await.unwrap_or_else(|_| busy.pop())
-        };
-        let Some(first) = first else {
-            // The last handle is gone: nobody waits for more than an answer.
-            batcher.refuse(busy, &Error::ShuttingDown);
-            break;
-        };
-        let mut groups: Vec<(ProjectId, Vec<Pending>)> = Vec::new();
-        let mut size = 0;
-        let mut take = |(project, pending): (ProjectId, Pending)| {
-            size += pending.command.tasks();
-            match groups.iter_mut().find(|(other, _)| *other == project) {
-                Some((_, group)) => group.push(pending),
-                None => groups.push((project, vec![pending])),
-            }
-            size < BATCH_TASKS
-        };
-        let mut room = take(first);
-        for pending in busy.drain(..) {
-            room = take(pending);
-        }
-        while room && let Ok(pending) = receiver.try_recv() {
-            room = take(pending);
-        }
-        for (project, group) in groups {
-            let again = batcher.run(&project, group).await;
-            busy.extend(again.into_iter().map(|pending| (project.clone(), pending)));
-        }
     }
 }

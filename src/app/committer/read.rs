@@ -10,6 +10,7 @@ use super::{
     claims::Claims,
     command::{Command, Pending, Reply},
     decide::{UniqueKeys, unique_key_of},
+    recent::Recent,
     workset::Workset,
 };
 use crate::{
@@ -29,6 +30,7 @@ pub(super) async fn read_tasks(
     pending: &[Pending],
     replies: &[Option<Result<Reply>>],
     busy: &mut [bool],
+    recent: &Recent,
     set: &mut Workset,
 ) -> StoreResult<HashMap<(TaskId, i64), Attempt>> {
     let mut ids: Vec<TaskId> = Vec::new();
@@ -52,7 +54,16 @@ pub(super) async fn read_tasks(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let held = tasks::lock(tx, project, &ids, &deep).await?;
+    let mut held = tasks::lock(tx, project, &ids, &deep).await?;
+    ids.retain(|id| {
+        let kept = held.lease(*id).and_then(|(version, lease)| recent.take(project, *id, version, lease));
+        let loaded = kept.and_then(|task| held.complete(task));
+        let is_missing = loaded.is_none();
+        if let Some(loaded) = loaded {
+            set.insert(loaded.task, loaded.due);
+        }
+        is_missing
+    });
     let mut elsewhere: HashSet<TaskId> = HashSet::new();
     for loaded in tasks::load(tx, project, &ids, &deep, held).await? {
         if !loaded.held {

@@ -6,16 +6,24 @@ use super::{
         error::StoreResult,
         sql::{Reader, Rows, Sql},
     },
-    decode::{self, Live, ready_columns},
+    decode::{self, ready_columns, wide_columns},
 };
 use crate::{
-    domain::task::Micros,
+    domain::task::{Micros, Task},
     faults::Mutant,
     ids::{ProjectId, TaskId},
 };
 
 /// Most tasks marked due in one transaction, so that a million that become due together do not hold up a commit.
 const PROMOTE_LIMIT: i64 = 1_000;
+
+/// Inputs up to this many bytes come with the tasks that are claimed; larger ones are read when it is known that they are
+/// granted.
+macro_rules! small_input {
+    () => {
+        8192
+    };
+}
 
 /// A queue and a type a worker asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,10 +41,10 @@ pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(Strin
     let now = tx.now();
     let text = if tx.is_postgres() {
         "-- tasks::promote
-         UPDATE ready SET due = true WHERE project = $1 AND id IN (
+         UPDATE ready SET due = true WHERE project = $1 AND id = ANY (ARRAY(
             SELECT id FROM ready WHERE project = $1 AND NOT due AND run_time <= $2
             ORDER BY run_time LIMIT $3 FOR UPDATE SKIP LOCKED
-         ) RETURNING queue, type"
+         )) RETURNING queue, type"
     } else {
         "-- tasks::promote
          UPDATE ready SET due = true WHERE project = $1 AND id IN (
@@ -52,68 +60,99 @@ pub async fn promote(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<(Strin
         .collect()
 }
 
-/// A claimed task: where it stands in the order of its lanes, and its `ready` row.
-type Pick = ((i32, Micros, TaskId), Option<Live>);
+/// A task that may be leased.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The task, with its input if that is small.
+    pub task: Task,
+    /// How large its input is, in bytes.
+    pub input_bytes: usize,
+    place: Place,
+}
+
+/// Where a waiting task stands in the order of its lanes.
+type Place = (i32, Micros, TaskId);
 
 /// The next `limit` due tasks of some lanes, locked: highest priority first, then longest due. Each lane is read from its
 /// own stretch of the index, so a type nobody asks for blocks nothing. More than a lane's limit may come back.
 ///
 /// Several lanes are first looked at without locks, and only what is wanted is locked. When another claimer was faster
 /// with some of it, every lane is locked as far as it may be needed: slower, but nothing that is free is passed over.
-pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<(TaskId, Live)>> {
-    let picks = if !tx.is_postgres() {
-        pick(tx, project, lanes, limit, SQLITE_CLAIM).await?
+pub async fn claim(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<Claimed>> {
+    let mut claimed = if !tx.is_postgres() {
+        claimed(tx, project, of_lanes(tx, project, lanes, limit, SQLITE_CLAIM)).await?
     } else if lanes.len() == 1 {
-        pick(tx, project, lanes, limit, CLAIM).await?
+        claimed(tx, project, of_lanes(tx, project, lanes, limit, CLAIM)).await?
     } else {
-        let seen = pick(tx, project, lanes, limit, LOOK).await?;
-        let locked = lock_due(tx, project, &seen).await?;
-        if locked.len() == seen.len() { locked } else { pick(tx, project, lanes, limit, CLAIM).await? }
+        let seen = look(tx, project, lanes, limit).await?;
+        let locked = claimed(tx, project, lock_due(project, &seen)).await?;
+        if locked.len() == seen.len() {
+            locked
+        } else {
+            claimed(tx, project, of_lanes(tx, project, lanes, limit, CLAIM)).await?
+        }
     };
-    Ok(picks.into_iter().filter_map(|((_, _, id), live)| Some((id, live?))).collect())
+    claimed.sort_unstable_by_key(|claimed| claimed.place);
+    Ok(claimed)
 }
 
-macro_rules! postgres_claim {
-    ($name:literal, $columns:expr, $lock:literal) => {
+/// What is read of `ready r` and `task t`.
+macro_rules! claimed_columns {
+    () => {
         concat!(
-            "-- tasks::",
-            $name,
-            "
-             WITH {x} SELECT r.rank, r.run_time, r.id",
-            $columns,
+            "r.rank, r.run_time, r.id, ",
+            ready_columns!(),
+            ", ",
+            wide_columns!(),
+            ", CASE WHEN octet_length(t.input) <= ",
+            small_input!(),
+            " THEN t.input END, t.input_type, octet_length(t.input)"
+        )
+    };
+}
+
+/// The wide row of `r`. It is as old as `r` even if it is read a moment sooner: whoever changes one while the task waits
+/// puts a new row in the place of the other, and then `r` is not there to be locked.
+macro_rules! wide_row {
+    () => {
+        " CROSS JOIN LATERAL (SELECT * FROM task k WHERE k.project = $1 AND k.id = r.id OFFSET 0) t"
+    };
+}
+
+macro_rules! due_rows {
+    ($lock:literal) => {
+        concat!(
             " FROM x CROSS JOIN LATERAL (
                 SELECT r.* FROM ready r
                 WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
                 ORDER BY r.rank, r.run_time, r.id LIMIT x.most ",
             $lock,
-            ") r ORDER BY r.rank, r.run_time, r.id LIMIT $2"
+            ") r"
         )
     };
 }
 
 /// PostgreSQL skips what another transaction is claiming.
-const CLAIM: &str = postgres_claim!("claim", concat!(", ", ready_columns!()), "FOR UPDATE SKIP LOCKED");
-const LOOK: &str = postgres_claim!("look", ", NULL::integer", "");
+const CLAIM: &str = concat!(
+    "-- tasks::claim\nWITH {x} SELECT ",
+    claimed_columns!(),
+    due_rows!("FOR UPDATE SKIP LOCKED"),
+    wide_row!(),
+    " ORDER BY r.rank, r.run_time, r.id LIMIT $2"
+);
 /// SQLite has no other claimer. It cannot limit each lane by its own number, and answers each chunk of lanes in its own
 /// order: the caller counts what it takes from a queue.
 const SQLITE_CLAIM: &str = concat!(
-    "-- tasks::claim
-    WITH {x} SELECT r.rank, r.run_time, r.id, ",
-    ready_columns!(),
-    " FROM x JOIN ready r ON r.project = $1 AND r.id IN (
+    "-- tasks::claim\nWITH {x} SELECT ",
+    claimed_columns!(),
+    " FROM x CROSS JOIN ready r ON r.project = $1 AND r.id IN (
         SELECT c.id FROM ready c
         WHERE c.project = $1 AND c.queue = x.queue AND c.type = x.type AND c.due
         ORDER BY c.rank, c.run_time, c.id LIMIT $2
-    )"
+    ) CROSS JOIN task t ON t.project = $1 AND t.id = r.id"
 );
 
-async fn pick(
-    tx: &mut Tx,
-    project: &ProjectId,
-    lanes: &[Lane],
-    limit: usize,
-    text: &'static str,
-) -> StoreResult<Vec<Pick>> {
+fn of_lanes(tx: &Tx, project: &ProjectId, lanes: &[Lane], limit: usize, text: &'static str) -> Sql {
     let mut rows = Rows::new(lanes.len())
         .text("queue", lanes.iter().map(|lane| lane.queue.as_str()))
         .text("type", lanes.iter().map(|lane| lane.task_type.as_str()));
@@ -121,30 +160,45 @@ async fn pick(
         rows = rows.int("most", lanes.iter().map(|lane| i64::try_from(lane.limit).unwrap_or(i64::MAX)));
     }
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    picks(tx, Sql::new(text).text(project.as_str()).int(limit).rows(rows)).await
+    Sql::new(text).text(project.as_str()).int(limit).rows(rows)
+}
+
+/// What would be claimed, without locks.
+async fn look(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
+    const LOOK: &str =
+        concat!("-- tasks::look\nWITH {x} SELECT r.id", due_rows!(""), " ORDER BY r.rank, r.run_time, r.id LIMIT $2");
+    let rows = tx.fetch(of_lanes(tx, project, lanes, limit, LOOK)).await?;
+    rows.iter().map(|row| Ok(TaskId(Reader::new(row).get()?))).collect()
 }
 
 /// Locks those of some tasks that are still due and free.
-async fn lock_due(tx: &mut Tx, project: &ProjectId, seen: &[Pick]) -> StoreResult<Vec<Pick>> {
-    let statement = Sql::new(concat!(
+fn lock_due(project: &ProjectId, seen: &[TaskId]) -> Sql {
+    let text = concat!(
         "-- tasks::lock_due
-         WITH {x} SELECT r.rank, r.run_time, r.id, ",
-        ready_columns!(),
-        " FROM ready r WHERE r.project = $1 AND r.id {in_x} AND r.due FOR UPDATE SKIP LOCKED"
-    ));
-    let ids = Rows::ids(seen.iter().map(|((_, _, id), _)| id.0));
-    picks(tx, statement.text(project.as_str()).rows(ids)).await
+         WITH {x}, r AS (SELECT * FROM ready WHERE project = $1 AND id {in_x} AND due FOR UPDATE SKIP LOCKED) SELECT ",
+        claimed_columns!(),
+        " FROM r",
+        wide_row!()
+    );
+    let ids = Rows::ids(seen.iter().map(|id| id.0));
+    Sql::new(text).text(project.as_str()).rows(ids)
 }
 
-async fn picks(tx: &mut Tx, statement: Sql) -> StoreResult<Vec<Pick>> {
+async fn claimed(tx: &mut Tx, project: &ProjectId, statement: Sql) -> StoreResult<Vec<Claimed>> {
     let rows = tx.fetch(statement).await?;
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
         let mut r = Reader::new(row);
         let place = (r.get()?, r.get()?, TaskId(r.get()?));
-        found.push((place, decode::live(&mut r)?));
+        let live = decode::live(&mut r)?;
+        let mut task = decode::wide(project, &mut r)?;
+        task.input = decode::payload(&mut r)?;
+        let size: Option<i32> = r.get()?;
+        if let Some(live) = live {
+            live.put(&mut task);
+            found.push(Claimed { task, input_bytes: usize::try_from(size.unwrap_or(0)).unwrap_or(0), place });
+        }
     }
-    found.sort_unstable_by_key(|(place, _)| *place);
     Ok(found)
 }
 

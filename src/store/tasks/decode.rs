@@ -97,6 +97,11 @@ pub struct Live {
 }
 
 impl Live {
+    /// The version and the lease, if the task runs.
+    pub(super) fn lease(&self) -> Option<(i64, &Lease)> {
+        self.lease.as_ref().map(|lease| (self.version, lease))
+    }
+
     /// Completes a task that was read from its wide row.
     pub(super) fn put(self, task: &mut Task) {
         task.state = self.state;

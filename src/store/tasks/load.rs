@@ -11,13 +11,9 @@ use super::{
     decode::{self, Live, attempt_columns, lease_columns, named_tasks, ready_columns, task_columns, wide_columns},
 };
 use crate::{
-    domain::task::{Attempt, Payload, Task},
+    domain::task::{Attempt, Lease, Payload, Task},
     ids::{ProjectId, TaskId},
 };
-
-/// Inputs up to this many bytes come with the tasks that are claimed; larger ones are read when it is known that they are
-/// granted.
-const SMALL_INPUT: i64 = 8 * 1024;
 
 /// A task as it was read.
 #[derive(Debug)]
@@ -30,15 +26,6 @@ pub struct Loaded {
     pub held: bool,
 }
 
-/// A task that may be leased.
-#[derive(Debug)]
-pub struct Claimed {
-    /// The task, with its input if that is small.
-    pub task: Task,
-    /// How large its input is, in bytes.
-    pub input_bytes: usize,
-}
-
 /// The rows a batch holds.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -46,6 +33,21 @@ pub struct Held {
     live: HashMap<TaskId, Live>,
     /// Tasks whose wide row is ours.
     wide: HashSet<TaskId>,
+}
+
+impl Held {
+    /// The version and the lease of a running task whose row is ours.
+    pub fn lease(&self, id: TaskId) -> Option<(i64, &Lease)> {
+        self.live.get(&id)?.lease()
+    }
+
+    /// Completes a task that was read before with what its row says now; none if that row is not ours.
+    pub fn complete(&mut self, mut task: Task) -> Option<Loaded> {
+        let live = self.live.remove(&task.id)?;
+        let due = live.due;
+        live.put(&mut task);
+        Some(Loaded { task, due, held: true })
+    }
 }
 
 /// Locks and reads the narrow rows of tasks, and locks the wide rows of those in `deep` (changes of final tasks). Never
@@ -58,7 +60,8 @@ pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashS
         "-- tasks::lock
          WITH {x},
          l AS (SELECT * FROM lease WHERE project = $1 AND id {in_x} FOR UPDATE SKIP LOCKED),
-         r AS (SELECT * FROM ready WHERE project = $1 AND id {in_x} FOR UPDATE SKIP LOCKED),
+         r AS (SELECT * FROM ready WHERE project = $1
+            AND id = ANY (ARRAY(SELECT x.id FROM x WHERE x.id NOT IN (SELECT l.id FROM l))) FOR UPDATE SKIP LOCKED),
          t AS (SELECT id FROM task WHERE project = $1 AND id {in_x} AND id IN (SELECT x.id FROM x WHERE x.deep)
             FOR UPDATE SKIP LOCKED)
          SELECT l.id, ",
@@ -156,35 +159,6 @@ pub async fn peek(
         .collect()
 }
 
-/// Reads tasks whose `ready` row was claimed.
-pub async fn load_claimed(
-    tx: &mut Tx,
-    project: &ProjectId,
-    mut claimed: HashMap<TaskId, Live>,
-) -> StoreResult<Vec<Claimed>> {
-    let statement = Sql::new(concat!(
-        "-- tasks::load_claimed\nWITH {x} SELECT ",
-        wide_columns!(),
-        ", CASE WHEN octet_length(t.input) <= $2 THEN t.input END, t.input_type, octet_length(t.input) \
-         FROM task t WHERE t.project = $1 AND t.id {in_x}"
-    ))
-    .text(project.as_str())
-    .int(SMALL_INPUT)
-    .rows(Rows::ids(claimed.keys().map(|id| id.0)));
-    let mut found = Vec::with_capacity(claimed.len());
-    for row in &tx.fetch(statement).await? {
-        let mut r = Reader::new(row);
-        let mut task = decode::wide(project, &mut r)?;
-        task.input = decode::payload(&mut r)?;
-        let size: Option<i32> = r.get()?;
-        if let Some(live) = claimed.remove(&task.id) {
-            live.put(&mut task);
-            found.push(Claimed { task, input_bytes: usize::try_from(size.unwrap_or(0)).unwrap_or(0) });
-        }
-    }
-    Ok(found)
-}
-
 /// Reads the inputs of tasks.
 pub async fn inputs(
     tx: &mut Tx,
@@ -216,12 +190,12 @@ pub async fn last_attempts(
     let statement = Sql::new(concat!(
         "-- tasks::last_attempts\nWITH {x} SELECT ",
         attempt_columns!(),
-        ", a.task_id FROM x JOIN attempt a ON a.project = $1 AND a.task_id = x.id AND a.epoch = x.epoch"
+        ", a.task_id FROM {of attempt a by task_id epoch}"
     ))
     .text(project.as_str())
     .rows(
         Rows::new(tokens.len())
-            .id("id", tokens.iter().map(|(id, _)| id.0))
+            .id("task_id", tokens.iter().map(|(id, _)| id.0))
             .int("epoch", tokens.iter().map(|(_, epoch)| *epoch)),
     );
     let mut found = HashMap::new();

@@ -8,9 +8,8 @@ mod walks;
 mod write;
 
 pub use self::{
-    claim::{Lane, claim, due_lanes, expired_running, expired_waiting, overdue_projects, promote},
-    decode::Live,
+    claim::{Claimed, Lane, claim, due_lanes, expired_running, expired_waiting, overdue_projects, promote},
     list::{COUNT_LIMIT, attempts, count, get, list},
-    load::{Claimed, Held, Loaded, inputs, last_attempts, load, load_claimed, lock, peek},
+    load::{Held, Loaded, inputs, last_attempts, load, lock, peek},
     write::{Net, write},
 };

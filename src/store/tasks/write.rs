@@ -308,7 +308,7 @@ fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
             cancel_reason = x.cancel_reason, progress_percent = x.progress_percent,
             progress_message = x.progress_message, progress_time = x.progress_time,
             progress_pending = x.progress_pending, update_time = x.update_time
-         FROM x WHERE lease.project = $1 AND lease.id = x.id {and lease.id in_x}",
+         {at lease by id}",
     )
     .text(project)
     .rows(
@@ -336,7 +336,7 @@ fn update_task_life(project: &str, tasks: &[&Task]) -> Sql {
             finish_time = x.finish_time, error_type = x.error_type, error_message = x.error_message,
             error_details = x.error_details, result = x.result, result_type = x.result_type,
             cancel_reason = x.cancel_reason
-         FROM x WHERE task.project = $1 AND task.id = x.id {and task.id in_x}",
+         {at task by id}",
     )
     .text(project)
     .rows(
@@ -366,7 +366,7 @@ fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
          WITH {x} UPDATE task SET priority = x.priority, run_time = x.run_time, timeout = x.timeout,
             expire_time = x.expire_time, max_attempts = x.max_attempts, initial_backoff = x.initial_backoff,
             max_backoff = x.max_backoff, labels = x.labels
-         FROM x WHERE task.project = $1 AND task.id = x.id {and task.id in_x}",
+         {at task by id}",
     )
     .text(project)
     .rows(
