@@ -88,6 +88,10 @@ const UP: &[&str] = &[
         result {bytes},
         result_type text,
         cancel_reason text,
+        success_worker text,
+        success_start_time bigint,
+        success_progress_percent double precision,
+        success_progress_message text,
         PRIMARY KEY (id, project)
     ) {twice}",
     "CREATE INDEX task_list ON task (project, create_time, id)",
@@ -140,7 +144,8 @@ const UP: &[&str] = &[
         update_time bigint NOT NULL,
         PRIMARY KEY (id, project)
     ) {hot}",
-    // One row for each ended attempt; the running one is the lease.
+    // One row for each ended attempt but the one that succeeded: that is the last, and the task's row, which is written then
+    // anyway, has it (`success_…`). The running one is the lease.
     "CREATE TABLE attempt (
         project text NOT NULL,
         task_id {uuid} NOT NULL,

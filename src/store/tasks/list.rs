@@ -141,7 +141,11 @@ pub async fn attempts(
     let statement = Sql::new(concat!(
         "-- tasks::attempts\nSELECT ",
         attempt_columns!(),
-        " FROM attempt a WHERE a.project = $1 AND a.task_id = $2 AND a.epoch > $3 ORDER BY a.epoch LIMIT $4"
+        " FROM attempt a WHERE a.project = $1 AND a.task_id = $2 AND a.epoch > $3
+         UNION ALL SELECT t.epoch, t.success_worker, CAST(2 AS smallint), t.success_start_time, t.finish_time, NULL, NULL,
+            NULL, t.success_progress_percent, t.success_progress_message, NULL
+         FROM task t WHERE t.project = $1 AND t.id = $2 AND t.epoch > $3 AND t.success_worker IS NOT NULL
+         ORDER BY 1 LIMIT $4"
     ));
     let rows = store.fetch(statement.text(project.as_str()).id(task.0).int(after).int(limit)).await?;
     rows.iter().map(|row| decode::attempt(&mut Reader::new(row))).collect()

@@ -13,7 +13,7 @@ use super::super::{
 };
 use crate::{
     domain::{
-        task::{Attempt, Payload, Task},
+        task::{Attempt, AttemptOutcome, Payload, Task},
         task_state::TaskState,
         transition::DeadLetterReason,
     },
@@ -88,7 +88,8 @@ struct Work<'a> {
     ready_insert: Vec<&'a Task>,
     lease_insert: Vec<&'a Task>,
     lease_update: Vec<&'a Task>,
-    life_update: Vec<&'a Task>,
+    /// With the attempt that succeeded, if one did.
+    life_update: Vec<(&'a Task, Option<&'a Attempt>)>,
     spec_update: Vec<&'a Task>,
     attempts: Vec<(&'a Task, &'a Attempt)>,
     closed_delete: Vec<&'a Task>,
@@ -121,7 +122,7 @@ impl<'a> Work<'a> {
             _ => {}
         }
         if let Some(task) = after.or(before) {
-            self.attempts.extend(net.attempts.iter().map(|attempt| (task, attempt)));
+            self.attempts.extend(net.attempts.iter().filter(|a| !succeeded(a)).map(|attempt| (task, attempt)));
         }
         if is_closed(before) {
             self.closed_delete.extend(before);
@@ -140,13 +141,13 @@ impl<'a> Work<'a> {
                 self.task_insert.push(after);
                 // Submitted and changed within one batch.
                 if after.version > 1 {
-                    self.life_update.push(after);
+                    self.life_update.push((after, net.attempts.iter().find(|a| succeeded(a))));
                 }
             }
             (Some(before), None) => self.task_delete.push(before),
             (Some(before), Some(after)) => {
                 if from == Place::Final || to == Place::Final || before.error != after.error {
-                    self.life_update.push(after);
+                    self.life_update.push((after, net.attempts.iter().find(|a| succeeded(a))));
                 }
                 if !Arc::ptr_eq(&before.spec, &after.spec) || (from, to) == (Place::Ready, Place::Ready) {
                     self.spec_update.push(after);
@@ -181,6 +182,11 @@ impl<'a> Work<'a> {
             self.lease_update.push(task);
         }
     }
+}
+
+/// Such an attempt is the last of its task, and is kept in the row of that.
+fn succeeded(attempt: &Attempt) -> bool {
+    attempt.outcome == AttemptOutcome::Succeeded
 }
 
 fn is_closed(task: Option<&Task>) -> bool {
@@ -327,35 +333,44 @@ fn update_lease(project: &str, tasks: &[&Task]) -> Sql {
 }
 
 /// Where the task is in its life; touches no indexed column, so it stays HOT on PostgreSQL.
-fn update_task_life(project: &str, tasks: &[&Task]) -> Sql {
-    let errors = || tasks.iter().map(|t| t.error.as_ref());
+fn update_task_life(project: &str, ended: &[(&Task, Option<&Attempt>)]) -> Sql {
+    let tasks = || ended.iter().map(|(task, _)| task);
+    let errors = || tasks().map(|t| t.error.as_ref());
+    let success = || ended.iter().map(|(_, success)| success);
+    let progress = || success().map(|s| s.and_then(|s| s.progress.as_ref()));
     Sql::new(
         "-- tasks::update_task_life
          WITH {x} UPDATE task SET state = x.state, run_time = x.run_time, version = x.version, epoch = x.epoch,
             attempt_count = x.attempt_count, crash_count = x.crash_count, update_time = x.update_time,
             finish_time = x.finish_time, error_type = x.error_type, error_message = x.error_message,
             error_details = x.error_details, result = x.result, result_type = x.result_type,
-            cancel_reason = x.cancel_reason
+            cancel_reason = x.cancel_reason, success_worker = x.success_worker,
+            success_start_time = x.success_start_time, success_progress_percent = x.success_progress_percent,
+            success_progress_message = x.success_progress_message
          {at task by id}",
     )
     .text(project)
     .rows(
-        Rows::new(tasks.len())
-            .id("id", tasks.iter().map(|t| t.id.0))
-            .int("state", tasks.iter().map(|t| state_of_wide_row(t)))
-            .int("run_time", tasks.iter().map(|t| t.run_time))
-            .int("version", tasks.iter().map(|t| t.version))
-            .int("epoch", tasks.iter().map(|t| t.epoch))
-            .int("attempt_count", tasks.iter().map(|t| t.attempt_count.into()))
-            .int("crash_count", tasks.iter().map(|t| t.crash_count.into()))
-            .int("update_time", tasks.iter().map(|t| t.update_time))
-            .opt_int("finish_time", tasks.iter().map(|t| t.finish_time))
+        Rows::new(ended.len())
+            .id("id", tasks().map(|t| t.id.0))
+            .int("state", tasks().map(|t| state_of_wide_row(t)))
+            .int("run_time", tasks().map(|t| t.run_time))
+            .int("version", tasks().map(|t| t.version))
+            .int("epoch", tasks().map(|t| t.epoch))
+            .int("attempt_count", tasks().map(|t| t.attempt_count.into()))
+            .int("crash_count", tasks().map(|t| t.crash_count.into()))
+            .int("update_time", tasks().map(|t| t.update_time))
+            .opt_int("finish_time", tasks().map(|t| t.finish_time))
             .opt_text("error_type", errors().map(|e| e.map(|e| e.error_type.as_str())))
             .opt_text("error_message", errors().map(|e| e.map(|e| e.message.as_str())))
             .opt_text("error_details", errors().map(|e| e.map(|e| e.details.as_str())))
-            .blob("result", tasks.iter().map(|t| t.result.as_ref().map(|p| p.data.clone())))
-            .opt_text("result_type", tasks.iter().map(|t| media_type(t.result.as_ref())))
-            .opt_text("cancel_reason", tasks.iter().map(|t| t.cancel_reason.as_deref())),
+            .blob("result", tasks().map(|t| t.result.as_ref().map(|p| p.data.clone())))
+            .opt_text("result_type", tasks().map(|t| media_type(t.result.as_ref())))
+            .opt_text("cancel_reason", tasks().map(|t| t.cancel_reason.as_deref()))
+            .opt_text("success_worker", success().map(|s| s.map(|s| s.worker.as_str())))
+            .opt_int("success_start_time", success().map(|s| s.map(|s| s.start_time)))
+            .opt_real("success_progress_percent", progress().map(|p| p.map(|p| p.percent)))
+            .opt_text("success_progress_message", progress().map(|p| p.map(|p| p.message.as_str()))),
     )
 }
 

@@ -89,6 +89,12 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
     };
     let one = |table: &str, state: i64| format!("(SELECT id FROM {table} WHERE state = {state} LIMIT 1)");
     let (waiting, succeeded) = (one("ready", 1), one("task", 4));
+    let attempt = |epoch: &str| {
+        format!(
+            "INSERT INTO attempt (project, task_id, epoch, worker, outcome, start_time, end_time) \
+             SELECT project, id, {epoch}, 'w', 5, create_time, create_time FROM task WHERE id = {id}"
+        )
+    };
     let damages = [
         (Rule::DenseRevisions, "DELETE FROM journal WHERE project = 'default' AND revision = 1".to_owned()),
         (Rule::DenseRevisions, "UPDATE counter SET revision = revision + 1 WHERE project = 'default'".to_owned()),
@@ -100,9 +106,9 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::FoldOfJournal, format!("UPDATE journal SET kind = 6 WHERE task_id = {id} AND kind = 2")),
         (Rule::FoldOfJournal, "UPDATE lease SET epoch = epoch + 1".to_owned()),
         (Rule::FoldOfJournal, format!("UPDATE ready SET attempt_count = 7 WHERE id = {waiting}")),
-        (Rule::DenseEpochs, format!("DELETE FROM attempt WHERE task_id = {id} AND epoch = 1")),
-        (Rule::DenseEpochs, format!("UPDATE attempt SET epoch = epoch + 100 WHERE task_id = {id}")),
-        (Rule::DenseEpochs, format!("UPDATE attempt SET outcome = 5 WHERE task_id = {id} AND outcome = 2")),
+        (Rule::DenseEpochs, format!("UPDATE task SET success_worker = NULL WHERE id = {id}")),
+        (Rule::DenseEpochs, attempt("epoch + 100")),
+        (Rule::DenseEpochs, attempt("epoch")),
         (Rule::OnePlace, "DELETE FROM ready".to_owned()),
         (Rule::OnePlace, "DELETE FROM lease".to_owned()),
         (Rule::OnePlace, format!("UPDATE ready SET id = {succeeded} WHERE id = {waiting}")),

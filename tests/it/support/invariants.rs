@@ -366,7 +366,11 @@ impl Inspector {
                      attempt_count, crash_count) FROM ready WHERE project = $1";
         let leases = "SELECT {array}({hex:id}, queue, version, epoch, attempt_count, crash_count) FROM lease \
                       WHERE project = $1";
-        let attempts = "SELECT {array}({hex:task_id}, epoch, outcome) FROM attempt WHERE project = $1 ORDER BY epoch";
+        // The attempt that succeeded is kept with its task.
+        let attempts = "SELECT {array}({hex:task_id}, epoch, outcome) FROM (\
+                        SELECT project, task_id, epoch, outcome FROM attempt \
+                        UNION ALL SELECT project, id, epoch, 2 FROM task WHERE success_worker IS NOT NULL\
+                        ) AS ended WHERE project = $1 ORDER BY epoch";
         let journal = "SELECT {array}(revision, time, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
                        FROM journal WHERE project = $1 ORDER BY revision";
         let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
