@@ -8,6 +8,7 @@
 mod bucket;
 mod descriptors;
 mod frames;
+mod gathering;
 mod health;
 mod incoming;
 
