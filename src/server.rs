@@ -8,6 +8,7 @@
 mod bucket;
 mod descriptors;
 mod frames;
+mod gathering;
 mod health;
 mod incoming;
 
@@ -68,7 +69,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
-    let routes = api::routes(app.clone(), health.service.clone())?;
+    let services = api::Services::new(app.clone(), health.service.clone())?;
 
     let layers = api::layers::Layers::load()?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
@@ -79,8 +80,8 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         // Without a grace: tonic sends no GOAWAY when one is set. Streams end by their own age.
         .max_connection_age(age)
         .layer(layers)
-        .add_routes(routes)
         .serve_with_incoming_shutdown(
+            services,
             Incoming::new(listener, connections, ledger.clone()),
             draining.clone().cancelled_owned(),
         );

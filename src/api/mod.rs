@@ -15,22 +15,15 @@ mod bulk_job;
 mod call;
 mod project;
 mod queue;
+mod services;
 mod session;
 mod streams;
 mod task;
 mod worker;
 
-use tonic::{codec::CompressionEncoding, service::Routes};
-use tonic_health::pb::health_server::{Health, HealthServer};
-
 use self::{page_token::PageTokens, streams::Streams};
-use crate::{
-    app::App,
-    pb::{
-        self, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
-    },
-};
+use crate::app::App;
+pub use services::Services;
 
 /// The largest message a client may send. A full batch of large inputs does not fit; it is to be cut.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
@@ -55,39 +48,10 @@ struct Api {
     streams: Streams,
 }
 
-/// Every service there is: ours, health, reflection.
-pub fn routes(app: App, health: HealthServer<impl Health>) -> anyhow::Result<Routes> {
-    let page_tokens = PageTokens::new(&app.store().installation().page_token_key);
-    let api = Api { app, page_tokens, streams: Streams::default() };
-    macro_rules! limited {
-        ($server:ident) => {
-            $server::new(api.clone())
-                .max_decoding_message_size(MAX_REQUEST_BYTES)
-                .max_encoding_message_size(MAX_RESPONSE_BYTES)
-                .accept_compressed(CompressionEncoding::Gzip)
-                .send_compressed(CompressionEncoding::Gzip)
-        };
-    }
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let mut routes = Routes::builder();
-    routes
-        .add_service(limited!(TaskServiceServer))
-        .add_service(limited!(QueueServiceServer))
-        .add_service(limited!(WorkerServiceServer))
-        .add_service(limited!(ProjectServiceServer))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    Ok(routes.routes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb;
 
     #[test]
     fn every_service_of_the_proto_is_served() {

@@ -97,7 +97,7 @@ impl App {
     /// Some tasks, in the order asked; all of them must exist.
     pub async fn batch_get_tasks(&self, project: &ProjectId, ids: &[TaskId], full: bool) -> Result<Vec<Task>> {
         self.require_project(project).await?;
-        let found = tasks::get(self.store(), project, ids, full).await?;
+        let found = tasks::get(&mut self.store().key_reader().await?, project, ids, full).await?;
         let by_id: std::collections::HashMap<TaskId, Task> = found.into_iter().map(|task| (task.id, task)).collect();
         ids.iter().map(|id| by_id.get(id).cloned().ok_or_else(|| Error::task_not_found(project, *id))).collect()
     }

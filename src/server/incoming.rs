@@ -1,7 +1,8 @@
 //! Accepts connections, with the bounds hyper and tonic do not set: how many are open, how long one may take until it
-//! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold (`api::layers::held`), and
-//! what happens when the process is out of descriptors. Small writes go out at once (TCP_NODELAY): without it answers
-//! wait for delayed acknowledgements, about 40 ms each.
+//! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold
+//! (`api::layers::held`), and what happens when the process is out of descriptors. What is ready together is written
+//! together (`gathering`), and no small write waits (TCP_NODELAY): without it answers wait for delayed acknowledgements,
+//! about 40 ms each.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use super::{bucket::Bucket, frames::FrameGauge};
+use super::{bucket::Bucket, frames::FrameGauge, gathering::Gathering};
 use crate::api::layers::{
     caller::Peer,
     held::{Account, Ledger},
@@ -76,6 +77,7 @@ async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>)
                     preface: Some(Box::pin(sleep(PREFACE_LIMIT))),
                     gauge: FrameGauge::new(Instant::now()),
                     rest: None,
+                    gathering: Gathering::default(),
                     account: listening.ledger.open(),
                     turns: Turns::of_connection(),
                     _place: place,
@@ -108,6 +110,7 @@ pub(super) struct Connection {
     gauge: FrameGauge,
     /// While nothing is read, because too many empty frames were.
     rest: Option<Pin<Box<Sleep>>>,
+    gathering: Gathering,
     account: Account,
     turns: Turns,
     _place: OwnedSemaphorePermit,
@@ -118,6 +121,17 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         Peer { address: self.stream.connect_info(), account: self.account.clone(), turns: self.turns.clone() }
+    }
+}
+
+impl Connection {
+    /// Ready when something may be written.
+    fn poll_may_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper does not read while it cannot write.
+        if self.account.poll_cut_off(cx).is_ready() {
+            return Poll::Ready(Err(cut_off()));
+        }
+        self.gathering.poll_done(cx).map(Ok)
     }
 }
 
@@ -152,14 +166,12 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // hyper does not read while it cannot write.
-        if self.account.poll_cut_off(cx).is_ready() {
-            return Poll::Ready(Err(cut_off()));
-        }
+        std::task::ready!(self.poll_may_write(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.gathering.flushed();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -167,18 +179,9 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.account.poll_cut_off(cx).is_ready() {
-            return Poll::Ready(Err(cut_off()));
-        }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
+    /// No: h2 then copies answers up to 1 KiB one after the other and writes them at once. Otherwise it writes each above
+    /// 256 bytes by itself, because it keeps a reference to one of them only.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        false
     }
 }

@@ -22,8 +22,8 @@ const POSTGRES_WRITERS: u32 = 10;
 const POSTGRES_READERS: u32 = 10;
 /// Connections for reads by key on PostgreSQL: what gathers single reads has few statements under way at a time.
 const POSTGRES_KEY_READERS: u32 = 4;
-/// Connections for reads on SQLite; each is a thread.
-const SQLITE_READERS: u32 = 4;
+/// Connections for reads on SQLite; each is a thread. Two of them stay with what gathers single reads while it is busy.
+const SQLITE_READERS: u32 = 6;
 /// How long a call waits for a free connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
 /// A connection idle for longer is tried before use; a fresher one is taken as it is, without the round trip.

@@ -11,6 +11,7 @@ mod connect;
 mod error;
 mod filter;
 mod installation;
+mod key_reader;
 mod sabotage;
 mod sql;
 
@@ -41,6 +42,7 @@ pub use self::{
     connect::DatabaseUrl,
     error::{StoreError, StoreResult},
     installation::Installation,
+    key_reader::KeyReader,
 };
 use crate::{
     domain::task::Micros,
@@ -166,15 +168,7 @@ impl Store {
 
     /// Runs a read statement on its own.
     async fn fetch(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
-        self.fetch_on(&self.0.reader, statement).await
-    }
-
-    /// Runs a read of a few rows by their whole keys. It is planned once, whatever it is given.
-    async fn fetch_by_key(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
-        self.fetch_on(&self.0.key_reader, statement).await
-    }
-
-    async fn fetch_on(&self, pool: &DatabaseConnection, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        let pool = self.reader();
         limited(async {
             match self.backend() {
                 DatabaseBackend::Sqlite => {
@@ -188,6 +182,11 @@ impl Store {
             }
         })
         .await
+    }
+
+    /// Runs a read of a few rows by their whole keys. It is planned once, whatever it is given.
+    async fn fetch_by_key(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        self.key_reader().await?.fetch(statement).await
     }
 
     /// Waits for a list as long as a statement may take. PostgreSQL ends it at its statement time-out; SQLite, which cannot

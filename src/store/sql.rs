@@ -21,7 +21,10 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::Bytes;
 use sea_orm::QueryResult;
-use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection, postgres::PgArguments, sqlite::SqliteArguments};
+use sqlx::{
+    AssertSqlSafe, Decode, PgConnection, Postgres, Row as _, Sqlite, SqliteConnection, Type, postgres::PgArguments,
+    sqlite::SqliteArguments,
+};
 use uuid::Uuid;
 
 use super::error::{StoreError, StoreResult};
@@ -554,6 +557,14 @@ fn bound(outcome: Result<(), sqlx::error::BoxDynError>) -> StoreResult<()> {
     outcome.map_err(|cause| StoreError::Bug(anyhow::anyhow!("bind a value: {cause}")))
 }
 
+/// What a column may hold. Read from the driver's row, because sea-orm writes an error message for every NULL first.
+pub(super) trait Cell:
+    for<'r> Decode<'r, Postgres> + Type<Postgres> + for<'r> Decode<'r, Sqlite> + Type<Sqlite>
+{
+}
+
+impl<T> Cell for T where T: for<'r> Decode<'r, Postgres> + Type<Postgres> + for<'r> Decode<'r, Sqlite> + Type<Sqlite> {}
+
 /// Reads the columns of a row from left to right.
 pub(super) struct Reader<'a> {
     row: &'a QueryResult,
@@ -565,10 +576,14 @@ impl<'a> Reader<'a> {
         Self { row, next: 0 }
     }
 
-    pub(super) fn get<T: sea_orm::TryGetable>(&mut self) -> StoreResult<T> {
-        let value = self.row.try_get_by_index(self.next)?;
+    pub(super) fn get<T: Cell>(&mut self) -> StoreResult<T> {
+        let at = self.next;
         self.next += 1;
-        Ok(value)
+        Ok(match (self.row.try_as_pg_row(), self.row.try_as_sqlite_row()) {
+            (Some(row), _) => row.try_get(at)?,
+            (None, Some(row)) => row.try_get(at)?,
+            (None, None) => return Err(StoreError::Bug(anyhow::anyhow!("a row of an unknown database"))),
+        })
     }
 
     /// Passes over columns.

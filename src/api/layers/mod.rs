@@ -94,21 +94,21 @@ where
         let inner = std::mem::replace(&mut self.inner, clone);
         let Layers { rules, turns, .. } = self.layers.clone();
         let id = request_id::of(request.headers());
-        let caller = caller::of(&request, self.layers.developer.clone(), id.clone());
+        let caller = caller::of(&request, self.layers.developer.clone(), id);
         let method = request.uri().path().to_owned();
-        let principal = caller.principal.clone();
         // Of the highest level, so that the ids are in the lines of every level.
-        let span = tracing::error_span!("rpc", method, request.id = id, principal = &*principal);
-        request.extensions_mut().insert(caller);
+        let span = tracing::error_span!("rpc", method, request.id = caller.request_id, principal = &*caller.principal);
+        request.extensions_mut().insert(caller.clone());
         let call = async move {
+            let id = caller.request_id.as_str();
             let mut response = match rules.of(&method) {
-                None => status::unimplemented(&id, &method).into_http(),
-                Some(rule) if !AccessRules::allows(&principal, rule) => {
-                    status::permission_denied(&id, &method).into_http()
+                None => status::unimplemented(id, &method).into_http(),
+                Some(rule) if !AccessRules::allows(&caller.principal, rule) => {
+                    status::permission_denied(id, &method).into_http()
                 }
-                Some(rule) => run(inner, request, &turns, rule, &method, &id).await?,
+                Some(rule) => run(inner, request, &turns, rule, &method, id).await?,
             };
-            request_id::mark(response.headers_mut(), &id);
+            request_id::mark(response.headers_mut(), id);
             log::failed(&method, started, Status::from_header_map(response.headers()).as_ref());
             Ok(response)
         };

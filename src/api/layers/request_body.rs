@@ -28,6 +28,8 @@ const STEP: usize = 16 * 1024;
 
 /// What a call takes that has not said anything yet: its stream, its place in the layers, its metadata.
 const CALL: usize = 16 * 1024;
+/// Whole messages below this are not counted: most are, and all streams of a connection together come to 1 MiB.
+const SMALL: usize = 1024;
 
 /// A body whose unfinished message waits here, on its connection's account.
 pub struct RequestBody {
@@ -45,13 +47,11 @@ pub struct RequestBody {
 impl RequestBody {
     /// Counts on this account.
     pub fn new(inner: Body, account: &Account) -> Self {
-        let mut held = account.hold();
-        held.set(CALL);
         Self {
             inner: Some(inner),
             waiting: Waiting::default(),
             ready: VecDeque::new(),
-            held,
+            held: account.hold(),
             has_spoken: false,
             _turn: None,
         }
@@ -73,14 +73,18 @@ impl RequestBody {
         while self.ready.is_empty()
             && let Some(inner) = &mut self.inner
         {
-            let frame = match ready!(Pin::new(inner).poll_frame(context)) {
-                Some(Ok(frame)) => frame.into_data(),
-                Some(Err(broken)) => {
+            let frame = match Pin::new(inner).poll_frame(context) {
+                Poll::Pending => {
+                    self.count();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => frame.into_data(),
+                Poll::Ready(Some(Err(broken))) => {
                     self.inner = None;
                     self.ready.push_back(Err(broken));
                     break;
                 }
-                None => {
+                Poll::Ready(None) => {
                     // What is not whole now never will be; whoever reads it says so.
                     self.inner = None;
                     self.ready.extend(self.waiting.release().map(|data| Ok(Frame::data(data))));
@@ -88,7 +92,7 @@ impl RequestBody {
                 }
             };
             match frame {
-                Ok(data) => self.ready.extend(self.waiting.take(data).into_iter().map(|data| Ok(Frame::data(data)))),
+                Ok(data) => self.ready.extend(self.waiting.take(data).map(|data| Ok(Frame::data(data)))),
                 Err(other) => self.ready.push_back(Ok(other)),
             }
             self.count();
@@ -102,7 +106,8 @@ impl RequestBody {
         let ready: usize = self.ready.iter().filter_map(data).sum();
         let is_silent =
             self.inner.is_some() && self.ready.is_empty() && self.waiting.parts.is_empty() && !self.has_spoken;
-        self.held.set(if is_silent { CALL } else { ready + self.waiting.room() });
+        let bytes = if is_silent { CALL } else { ready + self.waiting.room() };
+        self.held.set(if bytes < SMALL { 0 } else { bytes });
     }
 }
 
@@ -180,19 +185,15 @@ impl Prefix {
 
 impl Waiting {
     /// Takes data; answers what can be handed on. A message that comes at once is not copied.
-    fn take(&mut self, mut data: Bytes) -> Vec<Bytes> {
+    fn take(&mut self, mut data: Bytes) -> impl Iterator<Item = Bytes> + use<> {
         let mut end = self.prefix.walk(&data);
         if self.prefix.is_too_long() {
             end = data.len();
         }
-        if end == 0 {
-            self.keep(&data);
-            return Vec::new();
-        }
-        let whole = data.split_to(end);
-        let ready = self.release().chain([whole]).collect();
+        let whole = (end > 0).then(|| data.split_to(end));
+        let before = if whole.is_some() { std::mem::take(&mut self.parts) } else { VecDeque::new() };
         self.keep(&data);
-        ready
+        before.into_iter().map(BytesMut::freeze).chain(whole)
     }
 
     fn keep(&mut self, mut data: &[u8]) {
@@ -227,7 +228,7 @@ mod tests {
 
     #[track_caller]
     fn passes(waiting: &mut Waiting, data: &'static [u8], expected: &[u8]) {
-        assert_eq!(waiting.take(Bytes::from_static(data)).concat(), expected);
+        assert_eq!(waiting.take(Bytes::from_static(data)).collect::<Vec<_>>().concat(), expected);
     }
 
     #[test]

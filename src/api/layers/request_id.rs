@@ -22,7 +22,9 @@ pub fn of(headers: &HeaderMap) -> String {
 
 /// Puts the id, and who answers, into the headers of the answer.
 pub fn mark(headers: &mut HeaderMap, id: &str) {
-    if let Ok(id) = HeaderValue::from_str(id) {
+    if let Ok(mut id) = HeaderValue::from_str(id) {
+        // It never comes again: marked like this, it has no place in the compression tables of both sides.
+        id.set_sensitive(true);
         headers.insert(HEADER, id);
     }
     headers.insert(VERSION_HEADER, VERSION);

@@ -78,6 +78,8 @@ pub(super) const COLUMNS: usize = 47;
 pub(super) const PAYLOAD_COLUMNS: usize = 4;
 /// Columns of a narrow row.
 const LIVE_COLUMNS: usize = 21;
+/// Of these, the ones that only a running task has; the worker is the first.
+const LEASE_COLUMNS: usize = 13;
 
 pub(in crate::store) use {lease_columns, named_tasks, payload_columns, ready_columns, task_columns, wide_columns};
 
@@ -195,6 +197,10 @@ pub(super) fn wide(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Task>
 
 fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
     let worker: Option<String> = r.get()?;
+    let Some(worker) = worker else {
+        r.skip(LEASE_COLUMNS - 1);
+        return Ok(None);
+    };
     let incarnation: Option<String> = r.get()?;
     let waiting_state: Option<i16> = r.get()?;
     let times: [Option<i64>; 5] = [r.get()?, r.get()?, r.get()?, r.get()?, r.get()?];
@@ -203,7 +209,6 @@ fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
     let progress_time = r.get()?;
     let progress_pending: Option<bool> = r.get()?;
     let [start_time, expire_time, deadline_time, duration, cancel_time] = times;
-    let Some(worker) = worker else { return Ok(None) };
     Ok(Some(Lease {
         worker,
         incarnation: incarnation.unwrap_or_default(),
@@ -245,14 +250,17 @@ pub(super) fn attempt(r: &mut Reader<'_>) -> StoreResult<Attempt> {
     })
 }
 
+/// Columns of an error; its type is the first.
+const ERROR_COLUMNS: usize = 3;
+
 fn error(r: &mut Reader<'_>) -> StoreResult<Option<TaskError>> {
-    let parts: [Option<String>; 3] = [r.get()?, r.get()?, r.get()?];
-    let [error_type, message, details] = parts;
-    Ok(error_type.map(|error_type| TaskError {
-        error_type,
-        message: message.unwrap_or_default(),
-        details: details.unwrap_or_default(),
-    }))
+    let error_type: Option<String> = r.get()?;
+    let Some(error_type) = error_type else {
+        r.skip(ERROR_COLUMNS - 1);
+        return Ok(None);
+    };
+    let [message, details]: [Option<String>; 2] = [r.get()?, r.get()?];
+    Ok(Some(TaskError { error_type, message: message.unwrap_or_default(), details: details.unwrap_or_default() }))
 }
 
 fn progress(r: &mut Reader<'_>) -> StoreResult<Option<Progress>> {

@@ -7,7 +7,7 @@ use sea_orm::{
 
 use super::{
     super::{
-        Store,
+        KeyReader, Store,
         error::StoreResult,
         sql::{Reader, Rows, Sql, sqlite_chunk},
     },
@@ -27,12 +27,14 @@ use crate::{
 pub const COUNT_LIMIT: i64 = 1_000_000;
 
 /// What tasks are found by on PostgreSQL: one after the other by their keys, whatever the planner thinks of the tables.
-/// OFFSET 0 keeps it from joining them in its own way: a plan made while they were empty would read them whole.
+/// OFFSET 0 keeps it from joining them in its own way: a plan made while they were empty would read them whole. A task that
+/// waits does not run, so a lease is looked for only where nothing waits.
 macro_rules! by_key {
     () => {
         " FROM x JOIN LATERAL (SELECT * FROM task k WHERE k.project = $1 AND k.id = x.id OFFSET 0) t ON true \
          LEFT JOIN LATERAL (SELECT * FROM ready k WHERE k.project = $1 AND k.id = x.id OFFSET 0) r ON true \
-         LEFT JOIN LATERAL (SELECT * FROM lease k WHERE k.project = $1 AND k.id = x.id OFFSET 0) l ON true"
+         LEFT JOIN LATERAL (SELECT * FROM lease k WHERE k.project = $1 AND k.id = x.id AND r.id IS NULL OFFSET 0) l \
+         ON true"
     };
 }
 
@@ -53,8 +55,8 @@ macro_rules! get {
 }
 
 /// Tasks by id; those that do not exist are left out.
-pub async fn get(store: &Store, project: &ProjectId, ids: &[TaskId], full: bool) -> StoreResult<Vec<Task>> {
-    let (text, len) = match (store.has_row_locks(), full) {
+pub async fn get(reader: &mut KeyReader, project: &ProjectId, ids: &[TaskId], full: bool) -> StoreResult<Vec<Task>> {
+    let (text, len) = match (reader.is_postgres(), full) {
         (true, false) => (get!(by_key, basic), ids.len()),
         (true, true) => (get!(by_key, full), ids.len()),
         (false, false) => (get!(joined, basic), sqlite_chunk(ids.len())),
@@ -62,7 +64,7 @@ pub async fn get(store: &Store, project: &ProjectId, ids: &[TaskId], full: bool)
     };
     let ids = ids.iter().map(|id| Some(id.0)).chain(std::iter::repeat(None)).take(len);
     let statement = Sql::new(text).text(project.as_str()).rows(Rows::new(len).opt_id("id", ids));
-    let rows = store.fetch_by_key(statement).await?;
+    let rows = reader.fetch(statement).await?;
     rows.iter().map(|row| decode::task(project, row, full).map(|decoded| decoded.task)).collect()
 }
 
