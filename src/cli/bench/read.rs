@@ -48,27 +48,26 @@ pub struct ReadArgs {
 /// Prepares tasks and reads them for a time. `submitted` counts the calls: the keys are those of `submit`.
 pub async fn run(context: &Context, args: &ReadArgs) -> anyhow::Result<Throughput> {
     let load = Load::new(context, args.payload_bytes);
-    let names = Arc::new(load.prepare(&context.api, usize::try_from(args.tasks)?).await?);
+    let names: Arc<[String]> = load.prepare(&context.api, usize::try_from(args.tasks)?).await?.into();
     let apis = connections(context, args.connections);
     let list_every = if args.get_only { None } else { Some(LIST_EVERY) };
     let filter = format!("queue = \"{}\"", load.queue);
     let measured = keep_in_flight(usize::try_from(args.inflight)?, Duration::from_secs(args.seconds), move |lane| {
-        let (api, names) = (apis[lane % apis.len()].clone(), names.clone());
-        let list = list_every.is_some_and(|every| rand::random_range(0..every) == 0).then(|| ListTasksRequest {
+        let mut tasks = apis[lane % apis.len()].tasks();
+        let is_list = list_every.is_some_and(|every| rand::random_range(0..every) == 0);
+        let list = is_list.then(|| ListTasksRequest {
             parent: load.project.clone(),
             page_size: PAGE,
             filter: filter.clone(),
             ..Default::default()
         });
+        let name = names[rand::random_range(0..names.len())].clone();
+        // Without deadlines of the client, as the echo is called.
         async move {
             match list {
-                Some(request) => drop(api.tasks().list_tasks(api.call(request)).await?),
-                None => {
-                    let name = names[rand::random_range(0..names.len())].clone();
-                    drop(api.tasks().get_task(api.call(GetTaskRequest { name, ..Default::default() })).await?);
-                }
+                Some(request) => tasks.list_tasks(request).await.map(|_| 1),
+                None => tasks.get_task(GetTaskRequest { name, ..Default::default() }).await.map(|_| 1),
             }
-            Ok(1)
         }
     })
     .await?;

@@ -40,15 +40,16 @@ pub async fn run(context: &Context, args: &SubmitArgs) -> anyhow::Result<Through
     let apis = connections(context, args.connections);
     let batch = usize::try_from(args.batch)?;
     let measured = keep_in_flight(usize::try_from(args.inflight)?, Duration::from_secs(args.seconds), move |lane| {
-        let (api, load) = (apis[lane % apis.len()].clone(), load.clone());
+        let mut tasks = apis[lane % apis.len()].tasks();
+        let (one, many) = (load.submit(), (batch > 1).then(|| load.submit_batch(batch)));
+        // Without deadlines of the client, as the echo is called.
         async move {
-            if batch > 1 {
-                let request = api.call(load.submit_batch(batch));
-                let answer = api.tasks().batch_submit_tasks(request).await?.into_inner();
-                return Ok(answer.responses.len() as u64);
+            match many {
+                None => tasks.submit_task(one).await.map(|_| 1),
+                Some(many) => {
+                    tasks.batch_submit_tasks(many).await.map(|answer| answer.get_ref().responses.len() as u64)
+                }
             }
-            api.tasks().submit_task(api.call(load.submit())).await?;
-            Ok(1)
         }
     })
     .await?;
