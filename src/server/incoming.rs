@@ -1,7 +1,7 @@
 //! Accepts connections, with the bounds hyper and tonic do not set: how many are open, how long one may take until it
-//! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold (`api::layers::held`), and
-//! what happens when the process is out of descriptors. Small writes go out at once (TCP_NODELAY): without it answers
-//! wait for delayed acknowledgements, about 40 ms each.
+//! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold
+//! (`api::layers::held`), and what happens when the process is out of descriptors. Small writes go out at once
+//! (TCP_NODELAY): without it answers wait for delayed acknowledgements, about 40 ms each.
 
 use std::{
     io,
@@ -38,6 +38,8 @@ const CUT_OFF_COUNTS: u32 = 100;
 const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no descriptors left; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection rests that may not be read while others are freed: that takes a few milliseconds.
+const HELD_REST: Duration = Duration::from_millis(5);
 
 /// The connections of one listener.
 pub(super) struct Incoming {
@@ -106,7 +108,7 @@ pub(super) struct Connection {
     /// Until the preface is there.
     preface: Option<Pin<Box<Sleep>>>,
     gauge: FrameGauge,
-    /// While nothing is read, because too many empty frames were.
+    /// While nothing is read, because too many empty frames were, or too much is held.
     rest: Option<Pin<Box<Sleep>>>,
     account: Account,
     turns: Turns,
@@ -134,6 +136,15 @@ impl AsyncRead for Connection {
         if let Some(rest) = &mut this.rest {
             std::task::ready!(rest.as_mut().poll(cx));
             this.rest = None;
+        }
+        if this.account.has_to_rest() {
+            let rest = this.rest.insert(Box::pin(sleep(HELD_REST)));
+            std::task::ready!(rest.as_mut().poll(cx));
+        }
+        if this.gauge.has_begun_many() {
+            // After the calls that were read.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);

@@ -172,15 +172,18 @@ async fn arrived(
     turns: &Turns,
     rule: &Rule,
 ) -> Option<(Request<Body>, Option<Turn>)> {
-    let Some(Peer { account, turns: of_connection, .. }) = peer else { return Some((request, None)) };
+    let Some(peer) = peer else { return Some((request, None)) };
     let work = turns::work(rule, request.headers());
     let (head, body) = request.into_parts();
-    let mut body = RequestBody::new(body, account);
+    let mut body = RequestBody::new(body, &peer.account);
     if !rule.takes_stream {
         body = deadline::within(Some(deadline::REQUEST_LIMIT), body.arrived()).await?;
     }
     let turn = match work {
-        Some(_) => Some(turns.clone().take(of_connection.clone()).await),
+        Some(work) => {
+            body.set_apart();
+            Some(turns.clone().take(peer, work).await)
+        }
         None => None,
     };
     let (of_request, of_call) = if work == Some(Work::Request) { (turn, None) } else { (None, turn) };

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
-use super::{answer_body::counted, held::Account, log};
+use super::{held::Account, log};
 use crate::{api::status, error::Error};
 
 /// A body that always ends with trailers.
@@ -78,8 +78,13 @@ impl HttpBody for StreamBody {
                     let status = Status::from_header_map(trailers);
                     this.span.in_scope(|| log::failed(&this.method, this.started, status.as_ref()));
                 }
+                // However small: who gives us a window of gigabytes may leave any number of messages unread.
                 let account = this.account.as_ref();
-                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| counted(data, account)))))
+                let counted = |data| match account {
+                    Some(account) => account.hold().until_written(data),
+                    None => data,
+                };
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
             }
             Ok(Poll::Pending) => {
                 let deadline = this.deadline.as_mut();
