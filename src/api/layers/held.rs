@@ -9,12 +9,14 @@
 //! Meanwhile nothing is read from who holds more than a [`SMALL`] share, so that nobody fills what is being freed.
 //!
 //! Before it comes to that, pages are only made for a connection that reads the ones it has ([`Account::has_read`]).
+//!
+//! The ledger also knows who is there for nothing (`visit`), and cuts one of them off when a new connection needs its place.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -22,6 +24,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
+
+use super::visit::Visit;
 
 /// Bytes held for all clients together: eight answers of the largest size, and far more of the usual ones. With what it
 /// takes to make answers, and with what was freed in the last second, which the allocator keeps for so long, the process
@@ -46,6 +50,8 @@ pub struct Ledger {
     entries: Arc<Mutex<Entries>>,
     /// Whether everything together exceeds the limit.
     is_over: Arc<AtomicBool>,
+    /// Of the visits.
+    clock: Arc<AtomicU64>,
     limit: usize,
 }
 
@@ -56,7 +62,7 @@ struct Entries {
     /// Of it by those that are not cut off: what the others hold is on its way out.
     lasting: usize,
     next_id: u64,
-    /// Connections cut off since somebody asked.
+    /// Connections cut off for what they held since somebody asked.
     cut_off: u32,
     of_connection: HashMap<u64, Entry>,
 }
@@ -64,6 +70,7 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     held: usize,
+    visit: Arc<Visit>,
     cut_off: Arc<CutOff>,
 }
 
@@ -88,7 +95,7 @@ struct CutOff {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { entries: Arc::default(), is_over: Arc::default(), limit: LIMIT }
+        Self { entries: Arc::default(), is_over: Arc::default(), clock: Arc::default(), limit: LIMIT }
     }
 }
 
@@ -99,12 +106,24 @@ impl Ledger {
         let mut entries = self.lock();
         let id = entries.next_id;
         entries.next_id += 1;
-        entries.of_connection.insert(id, Entry { held: 0, cut_off: cut_off.clone() });
+        let visit = Arc::new(Visit::new(id, self.clock.clone()));
+        entries.of_connection.insert(id, Entry { held: 0, visit: visit.clone(), cut_off: cut_off.clone() });
         let (unread, read) = (AtomicUsize::new(0), Notify::new());
-        Account(Arc::new(Connection { ledger: self.clone(), id, cut_off, unread, read }))
+        Account(Arc::new(Connection { ledger: self.clone(), id, visit, cut_off, unread, read }))
     }
 
-    /// How many connections were cut off since this was asked last.
+    /// Cuts off a connection that has no call under way, if there is one, for a new one to take its place.
+    pub fn make_room(&self) {
+        let mut entries = self.lock();
+        let Entries { lasting, of_connection, .. } = &mut *entries;
+        let idle = of_connection.values().filter(|entry| !entry.is_cut_off());
+        let ranked = idle.filter_map(|entry| Some((entry.visit.rank()?, entry)));
+        if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
+            *lasting -= entry.cut_off();
+        }
+    }
+
+    /// How many connections were cut off for what they held since this was asked last.
     pub fn cut_off(&self) -> u32 {
         std::mem::take(&mut self.lock().cut_off)
     }
@@ -153,6 +172,7 @@ pub struct Account(Arc<Connection>);
 struct Connection {
     ledger: Ledger,
     id: u64,
+    visit: Arc<Visit>,
     cut_off: Arc<CutOff>,
     /// Bytes of answers that are not written yet.
     unread: AtomicUsize,
@@ -160,7 +180,30 @@ struct Connection {
     read: Notify,
 }
 
+/// A call under way, for as long as it is kept.
+#[derive(Debug)]
+pub struct Call(Account);
+
+impl Call {
+    /// Of its connection.
+    pub fn account(&self) -> &Account {
+        &self.0
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.0.visit.end();
+    }
+}
+
 impl Account {
+    /// A call begins.
+    pub fn call(&self) -> Call {
+        self.0.visit.begin();
+        Call(self.clone())
+    }
+
     /// Nothing held yet.
     pub fn hold(&self) -> Held {
         Held { account: self.clone(), bytes: 0 }
@@ -291,6 +334,27 @@ mod tests {
         assert_eq!(ledger.lock().total, 6 + FRAME);
         drop(part);
         assert_eq!(ledger.lock().total, 0);
+    }
+
+    #[test]
+    fn an_idle_connection_makes_room_and_is_nobodys_fault() {
+        let ledger = Ledger::default();
+        let (busy, idle, silent) = (ledger.open(), ledger.open(), ledger.open());
+        let call = busy.call();
+        drop(idle.call());
+        let mut unread = silent.hold();
+        unread.set(7);
+        ledger.make_room();
+        assert!(is_cut_off(&silent) && !is_cut_off(&idle));
+        ledger.make_room();
+        ledger.make_room();
+        assert!(is_cut_off(&idle) && !is_cut_off(&busy));
+        assert_eq!(ledger.cut_off(), 0);
+        drop(call);
+        ledger.make_room();
+        assert!(is_cut_off(&busy));
+        unread.set(0);
+        assert_eq!(ledger.lock().lasting, 0);
     }
 
     #[tokio::test]
