@@ -33,7 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost.btree_map(["."]).bytes([".tasktower.v1.Blob.data"]);
     // One Status type in the crate: the one the error details helpers work on.
     prost.extern_path(".google.rpc.Status", "::tonic_types::Status");
-    tonic_prost_build::configure().compile_fds_with_config(compiler.file_descriptor_set(), prost)?;
+    tonic_prost_build::configure()
+        .codec_path("crate::pb::codec::SizedCodec")
+        .compile_fds_with_config(compiler.file_descriptor_set(), prost)?;
     Ok(())
 }
 

@@ -10,5 +10,7 @@ mod generated {
 }
 pub use generated::*;
 
+pub(crate) mod codec;
+
 /// Every file of the API with comments and custom options, as an encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

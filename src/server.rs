@@ -73,7 +73,6 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
 
     let layers = api::layers::Layers::load()?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-    let ledger = Ledger::default();
     let grpc = bounded(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
@@ -82,10 +81,11 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         .layer(layers)
         .serve_with_incoming_shutdown(
             services,
-            Incoming::new(listener, connections, ledger.clone()),
+            Incoming::new(listener, connections, Ledger::default()),
             draining.clone().cancelled_owned(),
         );
-    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, ledger);
+    // A ledger of its own: who crowds one port takes no place on the other.
+    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, Ledger::default());
     let admin = bounded(ADMIN_STREAMS)
         .add_service(health.service.clone())
         .serve_with_incoming_shutdown(probes, draining.clone().cancelled_owned());

@@ -2,6 +2,9 @@
 //! CONTINUATION, and DATA of next to nothing. They cost a client a few bytes each and us as much work as a call, so more
 //! than any client needs is not refused but read later: the connection rests ([`FrameGauge::rest`]).
 //!
+//! It also counts the calls that begin, so that those that were read have their place in the account of their connection
+//! before more are read ([`FrameGauge::has_begun_many`]).
+//!
 //! It sees the bytes before hyper does and changes nothing. It sits above TLS, should there be any.
 
 use std::time::{Duration, Instant};
@@ -15,6 +18,10 @@ const RATE: u32 = 5_000;
 const BURST: u32 = 5_000;
 /// DATA below this that does not end its stream counts: no message of ours is that small, prefix and all.
 const TINY_DATA: usize = 8;
+
+/// Calls that begin before others have their turn to run. A client may begin a thousand in one packet; that is 12 MiB which
+/// nobody has counted yet.
+const CALLS_AT_ONCE: u32 = 64;
 
 /// What every client says first.
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -34,6 +41,8 @@ pub(super) struct FrameGauge {
     /// Of the payload, still to come.
     payload: usize,
     empty_frames: Bucket,
+    /// Begun since this was asked last.
+    calls: u32,
 }
 
 impl FrameGauge {
@@ -44,6 +53,7 @@ impl FrameGauge {
             head_bytes: 0,
             payload: 0,
             empty_frames: Bucket::new(BURST, RATE, now),
+            calls: 0,
         }
     }
 
@@ -83,13 +93,25 @@ impl FrameGauge {
         self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
         self.head_bytes = 0;
         let carries = match kind {
-            HEADERS => true,
+            HEADERS => {
+                self.calls += 1;
+                true
+            }
             DATA => self.payload >= TINY_DATA || flags & END_STREAM != 0,
             _ => false,
         };
         if !carries {
             self.empty_frames.take(1);
         }
+    }
+
+    /// Whether so many calls began that they should run before more is read; then counts anew.
+    pub(super) fn has_begun_many(&mut self) -> bool {
+        let is_many = self.calls >= CALLS_AT_ONCE;
+        if is_many {
+            self.calls = 0;
+        }
+        is_many
     }
 
     /// How long the connection is to rest before it is read again; none when it is within bounds.
@@ -126,12 +148,15 @@ mod tests {
             for bytes in [call, empty].concat().chunks(size) {
                 gauge.take(bytes);
             }
+            assert!(!gauge.has_begun_many());
             // Four of them are gone.
             assert_eq!(gauge.rest(now), None);
             gauge.take(&frame(6, 0, 8).repeat(BURST as usize - 4));
             assert_eq!(gauge.rest(now), None);
             gauge.take(&frame(6, 0, 8));
             assert!(gauge.rest(now).is_some());
+            gauge.take(&frame(HEADERS, 4, 90).repeat(CALLS_AT_ONCE as usize - 1));
+            assert!(gauge.has_begun_many() && !gauge.has_begun_many());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Accepts connections, with the bounds hyper and tonic do not set: how many are open, how long one may take until it
 //! speaks HTTP/2, how many come in a second, how many empty frames it may send (`frames`), how much it may make us hold
-//! (`api::layers::held`), and what happens when the process is out of descriptors. What is ready together is written
-//! together (`gathering`), and no small write waits (TCP_NODELAY): without it answers wait for delayed acknowledgements,
-//! about 40 ms each.
+//! (`api::layers::held`), and what happens when the process is out of descriptors. When all places are taken, a new
+//! connection gets the place of one that has no call under way (`api::layers::visit`), so that a crowd which only is there
+//! keeps nobody out. What is ready together is written together (`gathering`), and no small write waits (TCP_NODELAY):
+//! without it answers wait for delayed acknowledgements, about 40 ms each.
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep},
+    time::{Sleep, sleep, timeout},
 };
 use tonic::transport::server::Connected;
 
@@ -39,6 +40,10 @@ const CUT_OFF_COUNTS: u32 = 100;
 const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no descriptors left; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection rests that may not be read while others are freed: that takes a few milliseconds.
+const HELD_REST: Duration = Duration::from_millis(5);
+/// A connection that is to make room is gone by then. If not, or if all were busy, it is tried again.
+const ROOM_WITHIN: Duration = Duration::from_millis(50);
 
 /// The connections of one listener.
 pub(super) struct Incoming {
@@ -61,6 +66,22 @@ impl Incoming {
     }
 }
 
+impl Listening {
+    /// A place for a new connection. While all are taken by others with calls under way, it and those behind it wait.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                return place;
+            }
+            self.ledger.make_room();
+            // The semaphore is never closed.
+            if let Ok(Ok(place)) = timeout(ROOM_WITHIN, self.places.clone().acquire_owned()).await {
+                return place;
+            }
+        }
+    }
+}
+
 async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>) {
     if let Some(rest) = listening.pace.rest(Instant::now()) {
         sleep(rest).await;
@@ -68,10 +89,9 @@ async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>)
     // The places of those that are cut off are not to be taken by the same again before what they held is freed.
     listening.pace.take(1 + listening.ledger.cut_off() * CUT_OFF_COUNTS);
     loop {
-        // Beyond the limit connections wait in the kernel's queue. The semaphore is never closed.
-        let Ok(place) = listening.places.clone().acquire_owned().await else { continue };
         match listening.listener.accept().await {
             Ok((stream, _)) => {
+                let place = listening.place().await;
                 let connection = stream.set_nodelay(true).map(|()| Connection {
                     stream,
                     preface: Some(Box::pin(sleep(PREFACE_LIMIT))),
@@ -108,7 +128,7 @@ pub(super) struct Connection {
     /// Until the preface is there.
     preface: Option<Pin<Box<Sleep>>>,
     gauge: FrameGauge,
-    /// While nothing is read, because too many empty frames were.
+    /// While nothing is read, because too many empty frames were, or too much is held.
     rest: Option<Pin<Box<Sleep>>>,
     gathering: Gathering,
     account: Account,
@@ -148,6 +168,15 @@ impl AsyncRead for Connection {
         if let Some(rest) = &mut this.rest {
             std::task::ready!(rest.as_mut().poll(cx));
             this.rest = None;
+        }
+        if this.account.has_to_rest() {
+            let rest = this.rest.insert(Box::pin(sleep(HELD_REST)));
+            std::task::ready!(rest.as_mut().poll(cx));
+        }
+        if this.gauge.has_begun_many() {
+            // After the calls that were read.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);

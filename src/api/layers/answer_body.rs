@@ -13,7 +13,7 @@ use tonic::{Status, body::Body};
 
 use super::held::Account;
 
-/// Answers below this are not counted: most are, and all streams of a connection together come to 1 MiB.
+/// Answers below this are not counted: most are, and all streams of a connection together come to 2 MiB.
 const SMALL: usize = 1024;
 
 /// Data and trailers, as they were made.
@@ -38,16 +38,23 @@ impl AnswerBody {
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        let data = (!data.is_empty()).then(|| counted(data, account));
-        Ok(Self { data, trailers })
+        // It has a part in the buffer.
+        drop(body);
+        let data = match account {
+            Some(account) if data.len() >= SMALL => account.hold().until_written(fitting(data)),
+            _ => fitting(data),
+        };
+        Ok(Self { data: (!data.is_empty()).then_some(data), trailers })
     }
 }
 
-/// The data, counted until it is written if it is worth it.
-pub fn counted(data: Bytes, account: Option<&Account>) -> Bytes {
-    match account {
-        Some(account) if data.len() >= SMALL => account.hold().until_written(data),
-        _ => data,
+/// The data in a buffer of about its size. tonic's has 8 KiB for the smallest answer, and one that is compressed has room
+/// for all that was there before.
+fn fitting(data: Bytes) -> Bytes {
+    match data.try_into_mut() {
+        Ok(buffer) if buffer.capacity() / 2 <= buffer.len() => buffer.freeze(),
+        Ok(buffer) => Bytes::copy_from_slice(&buffer),
+        Err(shared) => Bytes::copy_from_slice(&shared),
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod caller;
 pub mod held;
 pub mod turns;
+pub mod visit;
 
 mod answer_body;
 mod deadline;
@@ -34,6 +35,7 @@ use tracing::Instrument as _;
 use self::{
     answer_body::AnswerBody,
     caller::{Peer, Principal},
+    held::Call,
     request_body::RequestBody,
     stream_body::StreamBody,
     turns::{Turn, Turns, Work},
@@ -129,7 +131,8 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let peer = request.extensions().get::<Peer>().cloned();
-    let account = peer.as_ref().map(|peer| &peer.account);
+    let call = peer.as_ref().map(|peer| peer.account.call());
+    let account = call.as_ref().map(Call::account);
     let limit = deadline::of(request.headers(), rule, method);
     let handler = async {
         let Some((request, _turn)) = arrived(request, peer.as_ref(), turns, rule).await else {
@@ -159,7 +162,7 @@ where
         return Ok(status::to_status(&error, request_id).into_http());
     }
     if rule.is_stream && refused.is_none() {
-        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, account.cloned(), method, request_id))));
+        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, call, method, request_id))));
     }
     Ok(handled)
 }
@@ -172,15 +175,18 @@ async fn arrived(
     turns: &Turns,
     rule: &Rule,
 ) -> Option<(Request<Body>, Option<Turn>)> {
-    let Some(Peer { account, turns: of_connection, .. }) = peer else { return Some((request, None)) };
+    let Some(peer) = peer else { return Some((request, None)) };
     let work = turns::work(rule, request.headers());
     let (head, body) = request.into_parts();
-    let mut body = RequestBody::new(body, account);
+    let mut body = RequestBody::new(body, &peer.account);
     if !rule.takes_stream {
         body = deadline::within(Some(deadline::REQUEST_LIMIT), body.arrived()).await?;
     }
     let turn = match work {
-        Some(_) => Some(turns.clone().take(of_connection.clone()).await),
+        Some(work) => {
+            body.set_apart();
+            Some(turns.clone().take(peer, work).await)
+        }
         None => None,
     };
     let (of_request, of_call) = if work == Some(Work::Request) { (turn, None) } else { (None, turn) };

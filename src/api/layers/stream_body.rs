@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
-use super::{answer_body::counted, held::Account, log};
+use super::{held::Call, log};
 use crate::{api::status, error::Error};
 
 /// A body that always ends with trailers.
@@ -23,8 +23,8 @@ pub struct StreamBody {
     /// None once it ended.
     inner: Option<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Of the connection, for what it does not read.
-    account: Option<Account>,
+    /// Under way until the stream is dropped; its connection has what is not read on its account.
+    call: Option<Call>,
     method: String,
     request_id: String,
     started: Instant,
@@ -33,11 +33,11 @@ pub struct StreamBody {
 
 impl StreamBody {
     /// `limit` counts from now.
-    pub fn new(inner: Body, limit: Option<Duration>, account: Option<Account>, method: &str, request_id: &str) -> Self {
+    pub fn new(inner: Body, limit: Option<Duration>, call: Option<Call>, method: &str, request_id: &str) -> Self {
         Self {
             inner: Some(inner),
             deadline: limit.map(|limit| Box::pin(tokio::time::sleep(limit))),
-            account,
+            call,
             method: method.to_owned(),
             request_id: request_id.to_owned(),
             started: Instant::now(),
@@ -78,8 +78,13 @@ impl HttpBody for StreamBody {
                     let status = Status::from_header_map(trailers);
                     this.span.in_scope(|| log::failed(&this.method, this.started, status.as_ref()));
                 }
-                let account = this.account.as_ref();
-                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| counted(data, account)))))
+                // However small: who gives us a window of gigabytes may leave any number of messages unread.
+                let call = this.call.as_ref();
+                let counted = |data| match call {
+                    Some(call) => call.account().hold().until_written(data),
+                    None => data,
+                };
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
             }
             Ok(Poll::Pending) => {
                 let deadline = this.deadline.as_mut();

@@ -5,12 +5,22 @@
 //! A call waits for a turn of its connection first and then for one of the server, so that a connection with a thousand
 //! lists is not a thousand places ahead of the others in the queue. It waits once its request is there, so that nobody
 //! has a turn who keeps us waiting, and waiting counts on the call's deadline.
+//!
+//! A list is bounded, and what it reads was once submitted. A compressed request costs its sender next to nothing, so one
+//! that took long to read is followed by a rest: nobody can keep a core busy with bombs.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::HeaderMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
 
+use super::caller::Peer;
 use crate::api::access::Rule;
 
 /// Such calls of one connection at a time.
@@ -20,37 +30,94 @@ const LEAST: usize = 1;
 /// Such calls at a time on the largest machine: fewer than there are connections to read with, for the same reason.
 const MOST: usize = 8;
 
+/// To read a compressed request takes long if it takes more than this: then it is half a megabyte and more.
+const LONG: Duration = Duration::from_millis(1);
+/// The rest after it, in times of what it took: a quarter of a core for bombs, 100 MiB a second for others.
+const REST: u32 = 3;
+/// The longest rest: what took longer was not at work all the time.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
 /// The header of a call that says how its messages are compressed.
 const ENCODING: &str = "grpc-encoding";
 
 /// The turns of one connection, or of the server.
 #[derive(Clone, Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct Turns {
+    places: Arc<Semaphore>,
+    rest: Arc<Rest>,
+}
 
 /// A call's turn; over when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
+    /// For a request; before the places, so that the rest begins before somebody else does.
+    _reading: Option<Reading>,
     _of_connection: Option<OwnedSemaphorePermit>,
     _of_server: Option<OwnedSemaphorePermit>,
+}
+
+/// Until when nobody begins.
+#[derive(Debug, Default)]
+struct Rest(Mutex<Option<Instant>>);
+
+impl Rest {
+    /// None when there is none.
+    fn until(&self, now: Instant) -> Option<Instant> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| *until > now)
+    }
+
+    /// After a request that took so long, if it did.
+    fn begin(&self, now: Instant, took: Duration) {
+        if took > LONG {
+            let until = now + (took * REST).min(LONGEST_REST);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
+    }
+}
+
+/// A request being read; a rest follows if it takes long.
+#[derive(Debug)]
+struct Reading {
+    began: Instant,
+    rest: Arc<Rest>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.rest.begin(now, now - self.began);
+    }
 }
 
 impl Turns {
     /// For a new connection.
     pub fn of_connection() -> Self {
-        Self(Arc::new(Semaphore::new(OF_CONNECTION)))
+        Self::new(OF_CONNECTION)
+    }
+
+    fn new(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), rest: Arc::default() }
     }
 
     /// For the server.
     pub fn of_server() -> Self {
         let cores = std::thread::available_parallelism().map_or(LEAST, usize::from);
-        Self(Arc::new(Semaphore::new(cores.saturating_sub(1).clamp(LEAST, MOST))))
+        Self::new(cores.saturating_sub(1).clamp(LEAST, MOST))
     }
 
-    /// Waits for a turn of the connection, and then for one of these.
-    pub async fn take(self, of_connection: Self) -> Turn {
+    /// Waits for a turn of the connection, and then for one of these. In between it is the connection's turn to read what it
+    /// was answered before, if that is much.
+    pub async fn take(self, peer: &Peer, work: Work) -> Turn {
         // The semaphores are never closed; if they were, nobody would have to wait.
-        let _of_connection = of_connection.0.acquire_owned().await.ok();
-        Turn { _of_connection, _of_server: self.0.acquire_owned().await.ok() }
+        let _of_connection = peer.turns.places.clone().acquire_owned().await.ok();
+        peer.account.has_read().await;
+        let _of_server = self.places.acquire_owned().await.ok();
+        if let Some(until) = self.rest.until(Instant::now()) {
+            sleep_until(until).await;
+        }
+        let _reading = (work == Work::Request).then(|| Reading { began: Instant::now(), rest: self.rest });
+        Turn { _reading, _of_connection, _of_server }
     }
 }
 
@@ -78,21 +145,44 @@ mod tests {
     use std::time::Duration;
 
     use tokio::time::timeout;
+    use tonic::transport::server::TcpConnectInfo;
 
     use super::*;
+    use crate::api::layers::held::Ledger;
+
+    fn peer() -> Peer {
+        let address = TcpConnectInfo { local_addr: None, remote_addr: None };
+        Peer { address, account: Ledger::default().open(), turns: Turns::of_connection() }
+    }
 
     #[tokio::test]
     async fn a_connection_with_many_calls_is_not_ahead_of_another() {
-        let server = Turns(Arc::new(Semaphore::new(OF_CONNECTION)));
-        let (greedy, honest) = (Turns::of_connection(), Turns::of_connection());
-        let mut at_work = vec![server.clone().take(greedy.clone()).await, server.clone().take(greedy.clone()).await];
-        let (mut queue, mut mine) =
-            (Box::pin(server.clone().take(greedy.clone())), Box::pin(server.clone().take(honest.clone())));
+        let server = Turns::new(OF_CONNECTION);
+        let (greedy, honest) = (peer(), peer());
+        let turn = |of| server.clone().take(of, Work::Call);
+        let mut at_work = vec![turn(&greedy).await, turn(&greedy).await];
+        let (mut queue, mut mine) = (Box::pin(turn(&greedy)), Box::pin(turn(&honest)));
         let moment = Duration::from_millis(5);
         assert!(timeout(moment, &mut queue).await.is_err() && timeout(moment, &mut mine).await.is_err());
         // It came later, and is next: the other one waits for its own connection.
         at_work.pop();
         let _mine = timeout(Duration::from_secs(5), &mut mine).await.expect("its turn");
         assert!(timeout(moment, &mut queue).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_took_long_is_followed_by_a_rest() {
+        let server = Turns::new(LEAST);
+        let began = Instant::now();
+        server.rest.begin(began, LONG);
+        assert_eq!(server.rest.until(began), None);
+        server.rest.begin(began, LONG * 2);
+        assert_eq!(server.rest.until(began), Some(began + LONG * 2 * REST));
+        server.rest.begin(began, Duration::from_secs(1));
+        assert_eq!(server.rest.until(began), Some(began + LONGEST_REST));
+        // Whatever it is that comes next.
+        let _turn = server.clone().take(&peer(), Work::Call).await;
+        assert!(began.elapsed() >= LONGEST_REST);
+        assert_eq!(server.rest.until(Instant::now()), None);
     }
 }

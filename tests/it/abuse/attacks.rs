@@ -1,7 +1,7 @@
 //! The attacks of `http2`: what each sends, for as long as it is let. An attack that is cut off comes back at once on a
 //! new connection; one that is let be goes on. None returns before it is stopped.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tasktower::pb;
 use tokio::sync::Semaphore;
@@ -12,6 +12,7 @@ use crate::support::{
         ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, NONE, PING, PREFACE, PRIORITY,
         RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, call, call_headers, frame, literal, settings, stream_ids,
     },
+    wait::pause,
 };
 
 /// Frames written at a time: the attacker's own work is to be small beside the server's.
@@ -26,6 +27,9 @@ const CANCEL: [u8; 4] = [0, 0, 0, 8];
 const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// The window of a connection before anything is said.
 const FIRST_WINDOW: u32 = 65_535;
+
+/// The queue and type of the tasks with a large input.
+pub const LARGE: &str = "large";
 
 const GET: &str = "/tasktower.v1.TaskService/GetTask";
 const LIST: &str = "/tasktower.v1.TaskService/ListTasks";
@@ -137,7 +141,7 @@ impl Attack {
         if self == Attack::SlowPreface {
             for byte in PREFACE {
                 raw.send(&[*byte]).await?;
-                crate::support::wait::pause("a byte a second", std::time::Duration::from_secs(1)).await;
+                pause("a byte a second", Duration::from_secs(1)).await;
             }
         }
         if self == Attack::IdleConnections {
@@ -145,7 +149,7 @@ impl Attack {
             raw.send(&settings(&[])).await?;
             raw.send(&frame(SETTINGS, ACK, 0, &[])).await?;
         }
-        raw.closed_within(std::time::Duration::MAX).await;
+        raw.closed_within(Duration::MAX).await;
         Ok(())
     }
 
@@ -224,6 +228,8 @@ impl Attack {
                 let list = pb::ListTasksRequest {
                     view: pb::TaskView::Full.into(),
                     page_size: 1_000,
+                    // As much as there is, however many small ones the honest client has submitted since.
+                    filter: format!("queue = {LARGE}"),
                     ..pb::ListTasksRequest::default()
                 };
                 let list = prost::Message::encode_to_vec(&list);
@@ -233,10 +239,13 @@ impl Attack {
                     raw.send(&call(id, path, message)).await?;
                 }
                 if self == Attack::UnreadAnswers {
-                    // Not even the socket is read.
-                    std::future::pending::<()>().await;
+                    // Not even the socket is read, so that it is over shows when something is sent.
+                    loop {
+                        pause("it waits", Duration::from_millis(100)).await;
+                        raw.send(&frame(PING, NONE, 0, &[7; 8])).await?;
+                    }
                 }
-                raw.closed_within(std::time::Duration::MAX).await;
+                raw.closed_within(Duration::MAX).await;
                 Ok(())
             }
             Attack::ManyStreams => {
@@ -293,7 +302,7 @@ impl Attack {
                         raw.data(*id, &part).await?;
                     }
                 }
-                raw.closed_within(std::time::Duration::MAX).await;
+                raw.closed_within(Duration::MAX).await;
                 Ok(())
             }
             Attack::GzipBombs => {

@@ -1,5 +1,6 @@
 //! The honest client beside every attack: it submits a task and reads it again, at a steady pace, on a connection of its
-//! own. It runs on a thread of its own, so that what it measures is the server and not the attacker in this process.
+//! own. Now and then another one comes new: it connects, does the same once and goes. They run on a thread of their own,
+//! so that what they measure is the server and not the attacker in this process.
 
 use std::{
     fmt,
@@ -21,6 +22,11 @@ use crate::support::{
 /// Between two calls: enough of them for a p99 in a few seconds, and no load to speak of.
 const PACE: Duration = Duration::from_millis(4);
 
+/// Between two that come new.
+const NEXT_COMES: Duration = Duration::from_millis(500);
+/// One that comes new waits no longer for its connection.
+const LET_IN: Duration = Duration::from_secs(15);
+
 /// No call takes longer: the server's own limit is 5 s, and a round has two.
 const CALL_ENDS: Duration = Duration::from_secs(15);
 
@@ -31,9 +37,22 @@ pub struct Met {
     /// Submits and reads of them, whether they went well or not.
     rounds: usize,
     times: Vec<Duration>,
+    /// From the first packet of one that came new to its last answer.
+    visits: Vec<Duration>,
 }
 
 impl Met {
+    /// Adds what was met later, but for its times: those that were waiting when this was taken are among it.
+    pub fn add_late(&mut self, late: Met) {
+        self.errors.extend(late.errors);
+        self.visits.extend(late.visits);
+    }
+
+    /// The longest visit of one that came new.
+    pub fn longest_visit(&self) -> Duration {
+        self.visits.iter().copied().max().unwrap_or_default()
+    }
+
     /// The time that this share of the calls stayed below, of 0 to 1.
     pub fn quantile(&mut self, share: f64) -> Duration {
         self.times.sort_unstable();
@@ -44,7 +63,8 @@ impl Met {
 
 impl fmt::Display for Met {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} calls, {} errors", self.times.len(), self.errors.len())
+        let (calls, visits, errors) = (self.times.len(), self.visits.len(), self.errors.len());
+        write!(f, "{calls} calls, {visits} visits of at most {:.0?}, {errors} errors", self.longest_visit())
     }
 }
 
@@ -62,7 +82,9 @@ impl GoodClient {
         let (stopped, meets) = (stop.clone(), met.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(work(&endpoint, &stopped, &meets));
+            runtime.block_on(async {
+                tokio::join!(work(&endpoint, &stopped, &meets), visit(&endpoint, &stopped, &meets))
+            });
         });
         GoodClient { stop, met, thread }
     }
@@ -105,6 +127,25 @@ async fn work(endpoint: &str, stop: &AtomicBool, met: &Mutex<Met>) {
             met.rounds += 1;
         }
         pause("the pace", PACE).await;
+    }
+}
+
+/// Those that come new, one after the other.
+async fn visit(endpoint: &str, stop: &AtomicBool, met: &Mutex<Met>) {
+    while !stop.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        let came = tokio::time::timeout(LET_IN, async {
+            let clients = Clients::try_connect_to(endpoint).await.map_err(|error| error.to_string())?;
+            let calls = submit_and_get(&clients, &mut Met::default()).await;
+            calls.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+        });
+        let came = came.await.unwrap_or_else(|_| Err(format!("no answer within {LET_IN:?}")));
+        {
+            let mut met = met.lock().expect("nobody panics while it is held");
+            met.visits.push(started.elapsed());
+            met.errors.extend(came.err().map(|error| format!("as it came new: {error}")));
+        }
+        pause("the next one comes", NEXT_COMES).await;
     }
 }
 

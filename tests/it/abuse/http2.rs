@@ -1,7 +1,10 @@
 //! Attacks on HTTP/2 itself, one after another on one server (`attacks`). While each runs, an honest client on its own
-//! connection meets no error; the server's memory grows by at most [`GROWTH`] and comes back; its log does not fill; and
-//! afterwards it answers as before. In the full form the honest client's p99 is also held against its own, measured
-//! just before: at most [`SLOWDOWN`] times that.
+//! connection meets no error, and neither do those that come new; the server's log does not fill, its memory comes back,
+//! and afterwards it answers as before.
+//!
+//! In the full form the rest of the promise is measured, about which a debug build among other tests says little: memory
+//! grows by at most [`GROWTH`]; the honest client's p99 is at most [`SLOWDOWN`] times its own, measured just before; who
+//! comes new is served within [`SERVED_WITHIN`]. The short form allows [`SHORT_MARGIN`] times the memory.
 //!
 //! The database plays no part in this, so it is SQLite.
 
@@ -10,7 +13,12 @@ use std::{fs, net::SocketAddr, time::Duration};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tasktower::{client::payload, pb};
 
-use super::{attacks::Attack, good_client::GoodClient, is_full, memory::resident};
+use super::{
+    attacks::{Attack, LARGE},
+    good_client::GoodClient,
+    is_full,
+    memory::resident,
+};
 use crate::support::{
     backend::Database,
     client::Clients,
@@ -25,11 +33,18 @@ const GROWTH: u64 = 100 << 20;
 const LEFT: u64 = 48 << 20;
 /// Until the memory is back: connections are noticed to be gone, and the allocator gives back what is idle.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
+/// By how much the short form may exceed the two: a debug build among other tests takes longer to read and to free. What
+/// has no bound takes more than that even in its short time.
+const SHORT_MARGIN: u64 = 3;
 /// How much slower the honest client may get, at its p99.
 const SLOWDOWN: u32 = 3;
 /// A p99 below this is good whatever it was before: the attacker, the server and the honest client share two cores, so a
 /// thread may wait for one or two time slices of the scheduler (3 ms each) however well the server behaves.
 const NOT_SLOW: Duration = Duration::from_millis(15);
+/// From the first packet of a client that comes new to its second answer, whatever crowd is there: the kernel's queue, from
+/// which 500 connections a second are taken; up to three seconds until it tries again if that is full; and the rest after
+/// attackers were cut off.
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
 /// What an attack may add to the log.
 const LOG: usize = 1 << 20;
 /// Connections of the attacks that are about their number.
@@ -47,14 +62,19 @@ struct Form {
     before: Duration,
     during: Duration,
     crowd: usize,
+    growth: u64,
+    left: u64,
 }
 
 impl Form {
     fn of_this_run() -> Form {
         if is_full() {
-            Form { before: Duration::from_secs(3), during: Duration::from_secs(8), crowd: CROWD }
+            let (before, during) = (Duration::from_secs(3), Duration::from_secs(8));
+            Form { before, during, crowd: CROWD, growth: GROWTH, left: LEFT }
         } else {
-            Form { before: Duration::from_millis(200), during: Duration::from_millis(600), crowd: CROWD / 20 }
+            let (before, during) = (Duration::from_millis(200), Duration::from_millis(600));
+            let (growth, left) = (GROWTH * SHORT_MARGIN, LEFT * SHORT_MARGIN);
+            Form { before, during, crowd: CROWD / 20, growth, left }
         }
     }
 }
@@ -73,7 +93,7 @@ fn raise_descriptors(crowd: usize) -> usize {
 async fn submit_large_tasks(clients: &Clients) {
     for _ in 0..LARGE_TASKS {
         let input = payload::json("x".repeat(LARGE_INPUT)).expect("a text is JSON");
-        let task = pb::Task { r#type: "large".into(), queue: "large".into(), input: Some(input), ..Default::default() };
+        let task = pb::Task { r#type: LARGE.into(), queue: LARGE.into(), input: Some(input), ..Default::default() };
         let submit = pb::SubmitTaskRequest { task: Some(task), ..Default::default() };
         clients.tasks().submit_task(submit).await.expect("a good submit");
     }
@@ -141,8 +161,8 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
     drop(attacker);
 
     // The honest client goes on: the allocator gives memory back in the course of work, not by itself.
-    let back = eventually_back(process, memory_before).await;
-    attacked.errors.append(&mut client.end().errors);
+    let back = eventually_back(process, memory_before + form.left).await;
+    attacked.add_late(client.end());
     let (calm_p99, attacked_p99) = (calm.quantile(0.99), attacked.quantile(0.99));
     let grown = most.saturating_sub(memory_before);
     let logged = server.process().log().len() - log_before;
@@ -158,7 +178,7 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
         logged / 1024,
     );
     faults.extend(attacked.errors.iter().take(3).map(|error| format!("{attack:?}: the honest client met {error}")));
-    if grown > GROWTH {
+    if grown > form.growth {
         faults.push(format!("{attack:?}: memory grew by {:.1} MiB", grown as f64 / MIB));
     }
     if back.is_err() {
@@ -167,6 +187,10 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
     if logged > LOG {
         faults.push(format!("{attack:?}: it put {logged} bytes into the log"));
     }
+    let longest_visit = attacked.longest_visit();
+    if is_full() && longest_visit > SERVED_WITHIN {
+        faults.push(format!("{attack:?}: who came new was served after {longest_visit:?}"));
+    }
     if is_full() && attacked_p99 > (calm_p99 * SLOWDOWN).max(NOT_SLOW) {
         faults.push(format!("{attack:?}: the honest client's p99 rose from {calm_p99:?} to {attacked_p99:?}"));
     }
@@ -174,11 +198,11 @@ async fn withstand(attack: Attack, form: &Form, server: &mut Server) -> Vec<Stri
 }
 
 /// Waits until the memory is back; answers what it is then, or what it is if it is not.
-async fn eventually_back(process: u32, before: u64) -> Result<u64, u64> {
+async fn eventually_back(process: u32, limit: u64) -> Result<u64, u64> {
     let until = std::time::Instant::now() + BACK_WITHIN;
     loop {
         let now = resident(process);
-        if now <= before + LEFT {
+        if now <= limit {
             return Ok(now);
         }
         if std::time::Instant::now() > until {
@@ -207,7 +231,7 @@ async fn attacks_are_withstood() {
         }
     }
     let client = GoodClient::start(server.endpoint());
-    let left = eventually_back(process, at_first).await;
+    let left = eventually_back(process, at_first + form.left).await;
     drop(client.end());
     eprintln!("memory {:.1} MiB at first, {:?} after all", at_first as f64 / MIB, left.map(|now| now as f64 / MIB));
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));

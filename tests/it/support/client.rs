@@ -23,9 +23,12 @@ impl Clients {
     }
 
     pub async fn connect_to(endpoint: &str) -> Clients {
-        let endpoint = Endpoint::from_shared(endpoint.to_owned()).expect("a URL");
-        let channel = endpoint.connect().await.unwrap_or_else(|error| panic!("cannot connect: {error}"));
-        Clients { channel }
+        Clients::try_connect_to(endpoint).await.unwrap_or_else(|error| panic!("cannot connect: {error}"))
+    }
+
+    pub async fn try_connect_to(endpoint: &str) -> Result<Clients, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(endpoint.to_owned()).expect("a URL").connect().await?;
+        Ok(Clients { channel })
     }
 
     /// Connects with the first call, and again whenever the connection broke.
