@@ -19,9 +19,11 @@ const BURST: u32 = 5_000;
 /// DATA below this that does not end its stream counts: no message of ours is that small, prefix and all.
 const TINY_DATA: usize = 8;
 
-/// Calls that begin before others have their turn to run. A client may begin a thousand in one packet; that is 12 MiB which
-/// nobody has counted yet.
+/// Calls of a new connection that begin before they run. A client may begin a thousand in one packet; that is 12 MiB which
+/// nobody has counted yet, and again as soon as it was cut off for it.
 const CALLS_AT_ONCE: u32 = 64;
+/// A connection is no longer new after so many calls: as many as may be open at a time.
+const FIRST_CALLS: u32 = 1_000;
 
 /// What every client says first.
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -41,8 +43,10 @@ pub(super) struct FrameGauge {
     /// Of the payload, still to come.
     payload: usize,
     empty_frames: Bucket,
-    /// Begun since this was asked last.
+    /// Begun so far.
     calls: u32,
+    /// Of them, those that had the time to run.
+    ran: u32,
 }
 
 impl FrameGauge {
@@ -54,6 +58,7 @@ impl FrameGauge {
             payload: 0,
             empty_frames: Bucket::new(BURST, RATE, now),
             calls: 0,
+            ran: 0,
         }
     }
 
@@ -94,7 +99,7 @@ impl FrameGauge {
         self.head_bytes = 0;
         let carries = match kind {
             HEADERS => {
-                self.calls += 1;
+                self.calls = self.calls.saturating_add(1);
                 true
             }
             DATA => self.payload >= TINY_DATA || flags & END_STREAM != 0,
@@ -105,11 +110,12 @@ impl FrameGauge {
         }
     }
 
-    /// Whether so many calls began that they should run before more is read; then counts anew.
+    /// Whether the connection is new and so many calls began that they should run before more is read; it is taken that
+    /// they do.
     pub(super) fn has_begun_many(&mut self) -> bool {
-        let is_many = self.calls >= CALLS_AT_ONCE;
+        let is_many = self.ran < FIRST_CALLS && self.calls - self.ran >= CALLS_AT_ONCE;
         if is_many {
-            self.calls = 0;
+            self.ran = self.calls;
         }
         is_many
     }
@@ -157,6 +163,10 @@ mod tests {
             assert!(gauge.rest(now).is_some());
             gauge.take(&frame(HEADERS, 4, 90).repeat(CALLS_AT_ONCE as usize - 1));
             assert!(gauge.has_begun_many() && !gauge.has_begun_many());
+            gauge.take(&frame(HEADERS, 4, 90).repeat(FIRST_CALLS as usize));
+            assert!(gauge.has_begun_many());
+            gauge.take(&frame(HEADERS, 4, 90).repeat(FIRST_CALLS as usize));
+            assert!(!gauge.has_begun_many());
         }
     }
 }

@@ -8,7 +8,8 @@
 //! than a [`FAIR`] share go the same way; who holds less only goes when those that are left exceed the limit by themselves.
 //! Meanwhile nothing is read from who holds more than a [`SMALL`] share, so that nobody fills what is being freed.
 //!
-//! Before it comes to that, pages are only made for a connection that reads the ones it has ([`Account::has_read`]).
+//! Before it comes to that, pages are only made for a connection that reads the ones it has ([`Account::has_read`]), and a
+//! connection is read later while much of it waits to be decompressed ([`Account::queue`]).
 //!
 //! The ledger also knows who is there for nothing (`visit`), and cuts one of them off when a new connection needs its place.
 
@@ -32,8 +33,8 @@ use super::visit::Visit;
 /// stays within 100 MiB.
 const LIMIT: usize = 24 * 1024 * 1024;
 
-/// Bytes that no connection is cut off for while others are to blame, and that it may leave unread before it has to wait for
-/// more: one answer of the largest size.
+/// Bytes that no connection is cut off for while others are to blame; that it may leave unread before it has to wait for
+/// more; that may wait to be decompressed before more of it is read: one message of the largest size.
 const FAIR: usize = 4 * 1024 * 1024;
 
 /// Bytes of a connection that may go on sending while others are freed: a dozen calls at their beginning, or a request of
@@ -108,8 +109,8 @@ impl Ledger {
         entries.next_id += 1;
         let visit = Arc::new(Visit::new(id, self.clock.clone()));
         entries.of_connection.insert(id, Entry { held: 0, visit: visit.clone(), cut_off: cut_off.clone() });
-        let (unread, read) = (AtomicUsize::new(0), Notify::new());
-        Account(Arc::new(Connection { ledger: self.clone(), id, visit, cut_off, unread, read }))
+        let (unread, queued, read) = (AtomicUsize::new(0), AtomicUsize::new(0), Notify::new());
+        Account(Arc::new(Connection { ledger: self.clone(), id, visit, cut_off, unread, queued, read }))
     }
 
     /// Cuts off a connection that has no call under way, if there is one, for a new one to take its place.
@@ -176,6 +177,8 @@ struct Connection {
     cut_off: Arc<CutOff>,
     /// Bytes of answers that are not written yet.
     unread: AtomicUsize,
+    /// Bytes of whole requests that wait to be decompressed.
+    queued: AtomicUsize,
     /// Some of them were written.
     read: Notify,
 }
@@ -223,11 +226,19 @@ impl Account {
         }
     }
 
-    /// Whether it is not to be read for now: too much is held, and not little of it for this connection.
+    /// So many bytes wait to be decompressed, until the answer is dropped. They are whole, so they go on without more being
+    /// read.
+    pub fn queue(&self, bytes: usize) -> Queued {
+        self.0.queued.fetch_add(bytes, Ordering::Relaxed);
+        Queued { account: self.clone(), bytes }
+    }
+
+    /// Whether it is not to be read for now: much of it waits to be decompressed; or too much is held, and not little of it
+    /// for this connection.
     pub fn has_to_rest(&self) -> bool {
-        let Connection { ledger, id, .. } = &*self.0;
-        ledger.is_over.load(Ordering::Relaxed)
-            && ledger.lock().of_connection.get(id).is_some_and(|entry| entry.held > SMALL)
+        let Connection { ledger, id, queued, .. } = &*self.0;
+        let is_larger = || ledger.lock().of_connection.get(id).is_some_and(|entry| entry.held > SMALL);
+        queued.load(Ordering::Relaxed) > FAIR || (ledger.is_over.load(Ordering::Relaxed) && is_larger())
     }
 
     /// Ready once the connection is to be closed.
@@ -242,6 +253,19 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Everything held has an account, so nothing is left.
         self.ledger.lock().of_connection.remove(&self.id);
+    }
+}
+
+/// Some bytes of a connection that wait to be decompressed.
+#[derive(Debug)]
+pub struct Queued {
+    account: Account,
+    bytes: usize,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.account.0.queued.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -369,5 +393,26 @@ mod tests {
         drop(first);
         waits.await;
         drop(second);
+    }
+
+    #[test]
+    fn nothing_is_read_while_much_waits_or_others_are_freed() {
+        let ledger = Ledger { limit: SMALL * 2, ..Ledger::default() };
+        let (one, other) = (ledger.open(), ledger.open());
+        let first = one.queue(FAIR);
+        assert!(!one.has_to_rest());
+        let second = one.queue(1);
+        assert!(one.has_to_rest() && !other.has_to_rest());
+        drop((first, second));
+        assert!(!one.has_to_rest());
+
+        let (mut most, mut little, mut more) = (one.hold(), other.hold(), other.hold());
+        most.set(SMALL * 2);
+        little.set(SMALL);
+        assert!(is_cut_off(&one) && !other.has_to_rest());
+        more.set(1);
+        assert!(other.has_to_rest());
+        most.set(0);
+        assert!(!other.has_to_rest());
     }
 }

@@ -185,7 +185,7 @@ async fn arrived(
     let turn = match work {
         Some(work) => {
             body.set_apart();
-            Some(turns.clone().take(peer, work).await)
+            Some(turns.clone().take(peer, work, body.ready_bytes()).await)
         }
         None => None,
     };

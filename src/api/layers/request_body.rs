@@ -108,11 +108,15 @@ impl RequestBody {
         Poll::Ready(())
     }
 
-    fn count(&mut self) {
+    /// Bytes that can be handed on.
+    pub fn ready_bytes(&self) -> usize {
         let data = |frame: &Result<Frame<Bytes>, Status>| frame.as_ref().ok()?.data_ref().map(Bytes::len);
-        let ready: usize = self.ready.iter().filter_map(data).sum();
+        self.ready.iter().filter_map(data).sum()
+    }
+
+    fn count(&mut self) {
         let call = if self.has_spoken { 0 } else { CALL };
-        self.held.set(call + ready + self.waiting.room());
+        self.held.set(call + self.ready_bytes() + self.waiting.room());
     }
 }
 

@@ -106,12 +106,15 @@ impl Turns {
         Self::new(cores.saturating_sub(1).clamp(LEAST, MOST))
     }
 
-    /// Waits for a turn of the connection, and then for one of these. In between it is the connection's turn to read what it
-    /// was answered before, if that is much.
-    pub async fn take(self, peer: &Peer, work: Work) -> Turn {
+    /// Waits for a turn of the connection, and then for one of these. Before a page is made, the connection has to read what
+    /// it was answered before, if that is much. `bytes` is how large the request is.
+    pub async fn take(self, peer: &Peer, work: Work, bytes: usize) -> Turn {
+        let _queued = (work == Work::Request).then(|| peer.account.queue(bytes));
         // The semaphores are never closed; if they were, nobody would have to wait.
         let _of_connection = peer.turns.places.clone().acquire_owned().await.ok();
-        peer.account.has_read().await;
+        if work == Work::Call {
+            peer.account.has_read().await;
+        }
         let _of_server = self.places.acquire_owned().await.ok();
         if let Some(until) = self.rest.until(Instant::now()) {
             sleep_until(until).await;
@@ -159,7 +162,7 @@ mod tests {
     async fn a_connection_with_many_calls_is_not_ahead_of_another() {
         let server = Turns::new(OF_CONNECTION);
         let (greedy, honest) = (peer(), peer());
-        let turn = |of| server.clone().take(of, Work::Call);
+        let turn = |of| server.clone().take(of, Work::Call, 0);
         let mut at_work = vec![turn(&greedy).await, turn(&greedy).await];
         let (mut queue, mut mine) = (Box::pin(turn(&greedy)), Box::pin(turn(&honest)));
         let moment = Duration::from_millis(5);
@@ -181,7 +184,7 @@ mod tests {
         server.rest.begin(began, Duration::from_secs(1));
         assert_eq!(server.rest.until(began), Some(began + LONGEST_REST));
         // Whatever it is that comes next.
-        let _turn = server.clone().take(&peer(), Work::Call).await;
+        let _turn = server.clone().take(&peer(), Work::Call, 0).await;
         assert!(began.elapsed() >= LONGEST_REST);
         assert_eq!(server.rest.until(Instant::now()), None);
     }
