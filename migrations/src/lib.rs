@@ -9,9 +9,9 @@ use sea_orm_migration::sea_orm::DbBackend;
 
 pub use sea_orm_migration::MigratorTrait;
 
-mod m20261121_000002_lists;
-mod m20261121_000003_estimates;
 mod m20261124_000001_core;
+mod m20261124_000002_lists;
+mod m20261124_000003_estimates;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -21,8 +21,8 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m20261124_000001_core::Migration),
-            Box::new(m20261121_000002_lists::Migration),
-            Box::new(m20261121_000003_estimates::Migration),
+            Box::new(m20261124_000002_lists::Migration),
+            Box::new(m20261124_000003_estimates::Migration),
         ]
     }
 }
