@@ -3,41 +3,28 @@
 //!
 //! Whoever has a reader owns its connection, and drops it after an error: the pool looks at it then.
 
-use sea_orm::{DatabaseBackend, QueryResult};
+use sea_orm::QueryResult;
 
-use super::{Store, TxConnection, error::StoreResult, limited, sql::Sql};
+use super::{Connection, Store, error::StoreResult, limited, sql::Sql};
 
 /// A connection of its own, and no transaction: each read sees what is committed then.
 #[derive(Debug)]
-pub struct KeyReader(TxConnection);
+pub struct KeyReader(Connection);
 
 impl Store {
     /// A connection for reads by whole keys.
     pub async fn key_reader(&self) -> StoreResult<KeyReader> {
-        let pool = &self.0.key_reader;
-        limited(async {
-            Ok(KeyReader(match self.backend() {
-                DatabaseBackend::Sqlite => TxConnection::Sqlite(pool.get_sqlite_connection_pool().acquire().await?),
-                _ => TxConnection::Postgres(pool.get_postgres_connection_pool().acquire().await?),
-            }))
-        })
-        .await
+        Ok(KeyReader(limited(self.acquire(&self.0.key_reader)).await?))
     }
 }
 
 impl KeyReader {
     /// Runs a read of a few rows by their whole keys.
     pub(super) async fn fetch(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
-        limited(async {
-            match &mut self.0 {
-                TxConnection::Postgres(connection) => statement.fetch_postgres(connection).await,
-                TxConnection::Sqlite(connection) => statement.fetch_sqlite(connection).await,
-            }
-        })
-        .await
+        limited(self.0.fetch(statement)).await
     }
 
     pub(super) fn is_postgres(&self) -> bool {
-        matches!(self.0, TxConnection::Postgres(_))
+        matches!(self.0, Connection::Postgres(_))
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod filter;
 mod installation;
 mod key_reader;
+mod placeholders;
 mod sabotage;
 mod sql;
 
@@ -51,6 +52,7 @@ use crate::{
 
 /// A statement or a COMMIT that takes longer means the database hangs; the caller is answered before its own limit.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
+
 /// PostgreSQL's time in microseconds.
 macro_rules! now {
     () => {
@@ -135,15 +137,15 @@ impl Store {
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
             if self.backend() == DatabaseBackend::Sqlite {
                 let connection = self.0.writer.get_sqlite_connection_pool().acquire().await?;
-                let mut tx = self.transaction(TxConnection::Sqlite(connection));
+                let mut tx = self.transaction(Connection::Sqlite(connection));
                 tx.run("BEGIN IMMEDIATE").await?;
                 tx.now = connect::process_time() + shift;
                 return Ok(tx);
             }
             let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
-            let mut tx = self.transaction(TxConnection::Postgres(connection));
+            let mut tx = self.transaction(Connection::Postgres(connection));
             tx.count();
-            if let Some(TxConnection::Postgres(connection)) = &mut tx.connection {
+            if let Some(Connection::Postgres(connection)) = &mut tx.connection {
                 // One round trip for all of it.
                 let row = sqlx::raw_sql(concat!("BEGIN; ", now!())).fetch_one(&mut **connection).await?;
                 tx.now = Reader::new(&QueryResult::from(row)).get::<i64>()? + shift;
@@ -155,7 +157,7 @@ impl Store {
         Ok(tx)
     }
 
-    fn transaction(&self, connection: TxConnection) -> Tx {
+    fn transaction(&self, connection: Connection) -> Tx {
         let statements = self.0.statements.clone();
         Tx { connection: Some(connection), now: 0, deferred: Vec::new(), statements }
     }
@@ -168,20 +170,15 @@ impl Store {
 
     /// Runs a read statement on its own.
     async fn fetch(&self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
-        let pool = self.reader();
-        limited(async {
-            match self.backend() {
-                DatabaseBackend::Sqlite => {
-                    let mut connection = pool.get_sqlite_connection_pool().acquire().await?;
-                    statement.fetch_sqlite(&mut connection).await
-                }
-                _ => {
-                    let mut connection = pool.get_postgres_connection_pool().acquire().await?;
-                    statement.fetch_postgres(&mut connection).await
-                }
-            }
+        limited(async { self.acquire(self.reader()).await?.fetch(statement).await }).await
+    }
+
+    /// A connection of a pool.
+    async fn acquire(&self, pool: &DatabaseConnection) -> StoreResult<Connection> {
+        Ok(match self.backend() {
+            DatabaseBackend::Sqlite => Connection::Sqlite(pool.get_sqlite_connection_pool().acquire().await?),
+            _ => Connection::Postgres(pool.get_postgres_connection_pool().acquire().await?),
         })
-        .await
     }
 
     /// Runs a read of a few rows by their whole keys. It is planned once, whatever it is given.
@@ -216,7 +213,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Tx {
     /// None only once finished.
-    connection: Option<TxConnection>,
+    connection: Option<Connection>,
     now: Micros,
     /// Statements that may wait for the next one, and how many rows each must change.
     deferred: Vec<(Sql, Option<usize>)>,
@@ -225,9 +222,19 @@ pub struct Tx {
 }
 
 #[derive(Debug)]
-enum TxConnection {
+enum Connection {
     Postgres(PoolConnection<Postgres>),
     Sqlite(PoolConnection<Sqlite>),
+}
+
+impl Connection {
+    /// Runs a statement and returns the rows it answers.
+    async fn fetch(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        match self {
+            Self::Postgres(connection) => statement.fetch_postgres(connection).await,
+            Self::Sqlite(connection) => statement.fetch_sqlite(connection).await,
+        }
+    }
 }
 
 /// How a COMMIT failed.
@@ -252,13 +259,7 @@ impl Tx {
         self.flush_first().await?;
         self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
-        limited(async {
-            match connection {
-                TxConnection::Postgres(connection) => statement.fetch_postgres(connection).await,
-                TxConnection::Sqlite(connection) => statement.fetch_sqlite(connection).await,
-            }
-        })
-        .await
+        limited(connection.fetch(statement)).await
     }
 
     async fn execute(&mut self, statement: Sql) -> StoreResult<()> {
@@ -301,7 +302,7 @@ impl Tx {
             std::mem::take(&mut self.deferred).into_iter().unzip();
         others.extend(after);
         self.count();
-        let Some(TxConnection::Postgres(connection)) = &mut self.connection else { return Err(finished()) };
+        let Some(Connection::Postgres(connection)) = &mut self.connection else { return Err(finished()) };
         let (changed, rows) = limited(statement.fetch_postgres_with(others, connection)).await?;
         for (expected, changed) in expected.into_iter().zip(changed) {
             exactly(expected, changed)?;
@@ -315,15 +316,15 @@ impl Tx {
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
             match connection {
-                TxConnection::Postgres(connection) => statement.execute_postgres(connection).await,
-                TxConnection::Sqlite(connection) => statement.execute_sqlite(connection).await,
+                Connection::Postgres(connection) => statement.execute_postgres(connection).await,
+                Connection::Sqlite(connection) => statement.execute_sqlite(connection).await,
             }
         })
         .await
     }
 
     fn is_postgres(&self) -> bool {
-        matches!(self.connection, Some(TxConnection::Postgres(_)))
+        matches!(self.connection, Some(Connection::Postgres(_)))
     }
 
     /// Makes it durable.
@@ -365,8 +366,8 @@ impl Tx {
     async fn run(&mut self, word: &'static str) -> StoreResult<()> {
         self.count();
         match self.connection.as_mut().ok_or_else(finished)? {
-            TxConnection::Postgres(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
-            TxConnection::Sqlite(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
+            Connection::Postgres(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
+            Connection::Sqlite(connection) => sqlx::raw_sql(word).execute(&mut **connection).await.map(|_| ())?,
         }
         Ok(())
     }
@@ -378,8 +379,8 @@ impl Drop for Tx {
             return;
         }
         match &mut self.connection {
-            Some(TxConnection::Postgres(connection)) => connection.close_on_drop(),
-            Some(TxConnection::Sqlite(connection)) => connection.close_on_drop(),
+            Some(Connection::Postgres(connection)) => connection.close_on_drop(),
+            Some(Connection::Sqlite(connection)) => connection.close_on_drop(),
             None => {}
         }
     }
