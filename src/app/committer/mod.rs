@@ -48,8 +48,8 @@ const BUDGET_KIB: usize = 64 * 1024;
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// Groups of lanes on PostgreSQL, each with one for submits, one for leases, one for changes.
 const POSTGRES_GROUPS: usize = 2;
-/// Batches of submits that a lane on PostgreSQL may have under way. Those of leases and changes go one by one: two of them
-/// are about rows next to each other, and were measured slower.
+/// Batches of submits that a lane on PostgreSQL may have under way. Those of leases and changes go one by one: with two of
+/// each no gain could be measured.
 const SUBMIT_BATCHES: usize = 2;
 
 /// The handle of the write path. Cheap to clone.

@@ -57,12 +57,9 @@ pub(super) async fn read_tasks(
     let mut held = tasks::lock(tx, project, &ids, &deep).await?;
     ids.retain(|id| {
         let kept = held.lease(*id).and_then(|(version, lease)| recent.take(project, *id, version, lease));
-        let loaded = kept.and_then(|task| held.complete(task));
-        let is_missing = loaded.is_none();
-        if let Some(loaded) = loaded {
-            set.insert(loaded.task, loaded.due);
-        }
-        is_missing
+        let Some(Ok(loaded)) = kept.map(|task| held.complete(task)) else { return true };
+        set.insert(loaded.task, loaded.due);
+        false
     });
     let mut elsewhere: HashSet<TaskId> = HashSet::new();
     for loaded in tasks::load(tx, project, &ids, &deep, held).await? {

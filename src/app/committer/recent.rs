@@ -29,7 +29,7 @@ struct Inner {
 }
 
 impl Recent {
-    /// Keeps a task that was leased.
+    /// Keeps tasks that were leased, but not those with an error of an earlier attempt, which may be large.
     pub(super) fn keep<'a>(&self, leased: impl Iterator<Item = &'a Arc<Task>>) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for task in leased.filter(|task| is_small(&task.spec) && task.error.is_none()) {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         filter::Filter,
-        task::{Attempt, Task},
+        task::{Attempt, AttemptOutcome, Task},
         task_list::ListQuery,
     },
     ids::{ProjectId, TaskId},
@@ -144,11 +144,12 @@ pub async fn attempts(
         "-- tasks::attempts\nSELECT ",
         attempt_columns!(),
         " FROM attempt a WHERE a.project = $1 AND a.task_id = $2 AND a.epoch > $3
-         UNION ALL SELECT t.epoch, t.success_worker, CAST(2 AS smallint), t.success_start_time, t.finish_time, NULL, NULL,
+         UNION ALL SELECT t.epoch, t.success_worker, CAST($5 AS smallint), t.success_start_time, t.finish_time, NULL, NULL,
             NULL, t.success_progress_percent, t.success_progress_message, NULL
          FROM task t WHERE t.project = $1 AND t.id = $2 AND t.epoch > $3 AND t.success_worker IS NOT NULL
          ORDER BY 1 LIMIT $4"
     ));
-    let rows = store.fetch(statement.text(project.as_str()).id(task.0).int(after).int(limit)).await?;
+    let statement = statement.text(project.as_str()).id(task.0).int(after).int(limit);
+    let rows = store.fetch(statement.int(AttemptOutcome::Succeeded as i64)).await?;
     rows.iter().map(|row| decode::attempt(&mut Reader::new(row))).collect()
 }

@@ -41,12 +41,12 @@ impl Held {
         self.live.get(&id)?.lease()
     }
 
-    /// Completes a task that was read before with what its row says now; none if that row is not ours.
-    pub fn complete(&mut self, mut task: Task) -> Option<Loaded> {
-        let live = self.live.remove(&task.id)?;
+    /// Completes a task with what its narrow row says; answers it as it came if that row is not ours.
+    pub fn complete(&mut self, mut task: Task) -> Result<Loaded, Box<Task>> {
+        let Some(live) = self.live.remove(&task.id) else { return Err(Box::new(task)) };
         let due = live.due;
         live.put(&mut task);
-        Some(Loaded { task, due, held: true })
+        Ok(Loaded { task, due, held: true })
     }
 }
 
@@ -121,17 +121,13 @@ pub async fn load(
         let mut r = Reader::new(row);
         let mut task = decode::wide(project, &mut r)?;
         task.result = decode::payload(&mut r)?;
-        match held.live.remove(&task.id) {
-            Some(live) => {
-                let due = live.due;
-                live.put(&mut task);
-                found.push(Loaded { task, due, held: true });
-            }
-            None if task.state.is_final() => {
+        match held.complete(task) {
+            Ok(loaded) => found.push(loaded),
+            Err(task) if task.state.is_final() => {
                 let held = !deep.contains(&task.id) || held.wide.contains(&task.id);
-                found.push(Loaded { task, due: false, held });
+                found.push(Loaded { task: *task, due: false, held });
             }
-            None => elsewhere.push(task.id),
+            Err(task) => elsewhere.push(task.id),
         }
     }
     found.extend(peek(tx, project, elsewhere.into_iter()).await?);

@@ -136,18 +136,19 @@ impl<'a> Work<'a> {
         if let (Some(task), Some(reason)) = (after.filter(|t| t.state == TaskState::Failed), net.dead_letter) {
             self.dead_letter_insert.push((task, reason));
         }
+        let success = net.attempts.iter().find(|attempt| succeeded(attempt));
         match (before, after) {
             (None, Some(after)) => {
                 self.task_insert.push(after);
                 // Submitted and changed within one batch.
                 if after.version > 1 {
-                    self.life_update.push((after, net.attempts.iter().find(|a| succeeded(a))));
+                    self.life_update.push((after, success));
                 }
             }
             (Some(before), None) => self.task_delete.push(before),
             (Some(before), Some(after)) => {
                 if from == Place::Final || to == Place::Final || before.error != after.error {
-                    self.life_update.push((after, net.attempts.iter().find(|a| succeeded(a))));
+                    self.life_update.push((after, success));
                 }
                 if !Arc::ptr_eq(&before.spec, &after.spec) || (from, to) == (Place::Ready, Place::Ready) {
                     self.spec_update.push(after);

@@ -28,8 +28,8 @@ use crate::support::{
 
 /// What the server's memory may grow by under attack.
 const GROWTH: u64 = 100 << 20;
-/// What may be left of that afterwards: ten connections to the database have filled their caches of 2 MiB, and the
-/// allocator keeps as much again for the next time.
+/// What may be left of that afterwards: the caches of the connections to the database have grown, and the allocator keeps
+/// as much again for the next time.
 const LEFT: u64 = 48 << 20;
 /// Until the memory is back: connections are noticed to be gone, and the allocator gives back what is idle.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
