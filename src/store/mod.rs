@@ -15,6 +15,7 @@ mod key_reader;
 mod placeholders;
 mod sabotage;
 mod sql;
+mod texts;
 
 pub mod bulk_jobs;
 pub mod idempotency;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::{
     error::{StoreError, StoreResult},
     placeholders::{looked_up, narrowed, renumbered},
+    texts::Texts,
 };
 
 /// Rows per chunk on SQLite, largest first. The largest stays far below SQLite's 32,766 parameters.
@@ -43,7 +44,7 @@ pub(super) fn sqlite_chunk(rows: usize) -> usize {
 #[derive(Clone, Debug)]
 enum Column {
     Id(Vec<Option<Uuid>>),
-    Text(Vec<Option<String>>),
+    Text(Texts),
     Int(Vec<Option<i64>>),
     Real(Vec<Option<f64>>),
     Flag(Vec<bool>),
@@ -59,7 +60,7 @@ impl Column {
         }
         Some(match self {
             Self::Id(values) => Self::Id(one(values)?),
-            Self::Text(values) => Self::Text(one(values)?),
+            Self::Text(texts) => Self::Text(texts.shared()?),
             Self::Int(values) => Self::Int(one(values)?),
             Self::Real(values) => Self::Real(one(values)?),
             Self::Flag(values) => Self::Flag(one(values)?),
@@ -108,11 +109,11 @@ impl Rows {
     }
 
     pub(super) fn text<'a>(self, name: &'static str, values: impl Iterator<Item = &'a str>) -> Self {
-        self.push(name, Column::Text(values.map(|v| Some(v.to_owned())).collect()))
+        self.push(name, Column::Text(values.map(Some).collect()))
     }
 
     pub(super) fn opt_text<'a>(self, name: &'static str, values: impl Iterator<Item = Option<&'a str>>) -> Self {
-        self.push(name, Column::Text(values.map(|v| v.map(str::to_owned)).collect()))
+        self.push(name, Column::Text(values.collect()))
     }
 
     pub(super) fn opt_string(self, name: &'static str, values: impl Iterator<Item = Option<String>>) -> Self {
@@ -188,15 +189,22 @@ impl Rows {
     /// Cells are anonymous parameters: SQLite finds the name of a parameter by walking over all names, so with thousands of
     /// named ones binding would take quadratic time.
     fn sqlite_source(&self, rows: usize) -> String {
-        let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
+        let row = format!("({})", repeated("?", self.columns.len()));
         let names = self.names.join(", ");
-        let values = vec![row; rows].join(", ");
+        let values = repeated(&row, rows);
         if self.shared.is_empty() {
             return format!("x({names}) AS (VALUES {values})");
         }
         let shared: String = self.shared.iter().map(|(name, _)| format!(", ? AS {name}")).collect();
         format!("u({names}) AS (VALUES {values}), x AS (SELECT u.*{shared} FROM u)")
     }
+}
+
+/// The same so many times, with commas.
+fn repeated(text: &str, times: usize) -> String {
+    let mut list = format!("{text}, ").repeat(times);
+    list.truncate(list.len().saturating_sub(", ".len()));
+    list
 }
 
 /// A single value.
@@ -445,7 +453,7 @@ fn bind_column_postgres(arguments: &mut PgArguments, column: Column) -> StoreRes
     use sqlx::Arguments as _;
     bound(match column {
         Column::Id(v) => arguments.add(v),
-        Column::Text(v) => arguments.add(v),
+        Column::Text(v) => arguments.add(v.iter().collect::<Vec<Option<&str>>>()),
         Column::Int(v) => arguments.add(v),
         Column::Real(v) => arguments.add(v),
         Column::Flag(v) => arguments.add(v),
@@ -457,7 +465,7 @@ fn bind_cell_postgres(arguments: &mut PgArguments, value: Column) -> StoreResult
     use sqlx::Arguments as _;
     bound(match value {
         Column::Id(mut v) => arguments.add(v.pop().flatten()),
-        Column::Text(mut v) => arguments.add(v.pop().flatten()),
+        Column::Text(v) => arguments.add(v.get(0)),
         Column::Int(mut v) => arguments.add(v.pop().flatten()),
         Column::Real(mut v) => arguments.add(v.pop().flatten()),
         Column::Flag(mut v) => arguments.add(v.pop()),
@@ -468,7 +476,7 @@ fn bind_cell_postgres(arguments: &mut PgArguments, value: Column) -> StoreResult
 fn bind_cell_sqlite(arguments: &mut SqliteArguments, column: &Column, row: usize) -> StoreResult<()> {
     bound(match column {
         Column::Id(v) => add_sqlite(arguments, v[row]),
-        Column::Text(v) => add_sqlite(arguments, v[row].clone()),
+        Column::Text(v) => add_sqlite(arguments, v.get(row).map(str::to_owned)),
         Column::Int(v) => add_sqlite(arguments, v[row]),
         Column::Real(v) => add_sqlite(arguments, v[row]),
         Column::Flag(v) => add_sqlite(arguments, v[row]),
