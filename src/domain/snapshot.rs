@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
 
 use super::{
@@ -14,6 +14,9 @@ use super::{
     task_state::TaskState,
 };
 use crate::ids::{ProjectId, TaskId};
+
+/// Bytes of the snapshot of a running task with a few labels.
+const USUAL_SNAPSHOT: usize = 512;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -118,27 +121,53 @@ impl<'a> From<&'a Task> for Snapshot<'a> {
 
 /// The snapshot of a task after a change, as JSON.
 pub fn encode(task: &Task) -> String {
-    // Serialising plain structs with string keys cannot fail.
-    serde_json::to_string(&Snapshot::from(task)).unwrap_or_default()
+    json(&Snapshot::from(task))
 }
 
 /// The old values of what a change changed, as JSON; `null` for what was absent.
 pub fn encode_diff(before: &Task, after: &Task) -> String {
-    let mut old = Map::new();
-    let (b, a) = (Snapshot::from(before), Snapshot::from(after));
-    macro_rules! compare {
-        ($($field:ident),*) => {
-            $(if b.$field != a.$field {
-                old.insert(stringify!($field).to_owned(), serde_json::to_value(&b.$field).unwrap_or(Value::Null));
-            })*
-        };
+    json(&Diff {
+        before: Snapshot::from(before),
+        after: Snapshot::from(after),
+        update_time: before.update_time,
+        has_new_spec: !Arc::ptr_eq(&before.spec, &after.spec),
+    })
+}
+
+/// Two snapshots, written as the old values of what differs.
+struct Diff<'a> {
+    before: Snapshot<'a>,
+    after: Snapshot<'a>,
+    update_time: i64,
+    has_new_spec: bool,
+}
+
+impl Serialize for Diff<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (before, after) = (&self.before, &self.after);
+        let mut old = serializer.serialize_map(None)?;
+        macro_rules! compare {
+            ($($field:ident),*) => {
+                $(if before.$field != after.$field {
+                    old.serialize_entry(stringify!($field), &before.$field)?;
+                })*
+            };
+        }
+        compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
+        if self.has_new_spec {
+            compare!(priority, timeout, expire_time, retry, labels);
+        }
+        old.serialize_entry("update_time", &self.update_time)?;
+        old.end()
     }
-    compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
-    if !Arc::ptr_eq(&before.spec, &after.spec) {
-        compare!(priority, timeout, expire_time, retry, labels);
-    }
-    old.insert("update_time".to_owned(), before.update_time.into());
-    Value::Object(old).to_string()
+}
+
+fn json(content: &impl Serialize) -> String {
+    let mut text = Vec::with_capacity(USUAL_SNAPSHOT);
+    // Serialising plain structs with string keys cannot fail, and what comes of it is text.
+    let outcome = serde_json::to_writer(&mut text, content);
+    debug_assert!(outcome.is_ok());
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// What a journal row says besides the snapshot.
@@ -227,5 +256,27 @@ fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Ta
         cancel_reason: s.cancel_reason.map(Cow::into_owned),
         update_time,
         finish_time: s.finish_time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_gives_the_task_before_and_after_its_change() {
+        let project = ProjectId::new("p");
+        let row = |version, time| Row { project: &project, id: TaskId(uuid::Uuid::nil()), version, time, owner: "o" };
+        let text = r#"{"type":"t","queue":"q","create_time":1,"run_time":2,"labels":{"a":"b"},"state":1}"#;
+        let (before, none) = decode(&row(1, 5), text, None).unwrap();
+        assert_eq!((encode(&before).as_str(), none), (text, None));
+
+        let lease = r#"{"worker":"w","start_time":7,"expire_time":9}"#;
+        let changed = r#"{"type":"t","queue":"q","priority":3,"create_time":1,"run_time":2,"state":2,"epoch":1,"lease":"#;
+        let (after, _) = decode(&row(2, 7), &format!("{changed}{lease}}}"), None).unwrap();
+        let diff = encode_diff(&before, &after);
+        assert_eq!(diff, r#"{"state":1,"epoch":0,"lease":null,"priority":0,"labels":{"a":"b"},"update_time":5}"#);
+        let decoded = decode(&row(2, 7), &encode(&after), Some(&diff)).unwrap();
+        assert_eq!(decoded, (after, Some(before)));
     }
 }
