@@ -21,6 +21,7 @@ mod stream_body;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -35,7 +36,7 @@ use tracing::Instrument as _;
 use self::{
     answer_body::AnswerBody,
     caller::{Peer, Principal},
-    held::Call,
+    held::{Account, Call},
     request_body::RequestBody,
     stream_body::StreamBody,
     turns::{Turn, Turns, Work},
@@ -120,7 +121,7 @@ where
 
 /// Runs the handler within its time, and turns what goes wrong around it into a status.
 async fn run<S>(
-    mut inner: S,
+    inner: S,
     request: Request<Body>,
     turns: &Turns,
     rule: &Rule,
@@ -134,22 +135,13 @@ where
     let call = peer.as_ref().map(|peer| peer.account.call());
     let account = call.as_ref().map(Call::account);
     let limit = deadline::of(request.headers(), rule, method);
-    let handler = async {
-        let Some((request, _turn)) = arrived(request, peer.as_ref(), turns, rule).await else {
-            return Ok(Err(status::to_status(&Error::DeadlineExceeded, request_id)));
-        };
-        let handled = inner.call(request).await?;
-        if rule.is_stream {
-            return Ok::<_, S::Error>(Ok(handled));
-        }
-        // Whatever it is that makes the message, it does so here.
-        let (head, body) = handled.into_parts();
-        let body = AnswerBody::take(body, account).await;
-        Ok(body.map(|body| Response::from_parts(head, Body::new(body))))
+    let handled = {
+        // Pinned here: it is large, and would be copied into each of those that go around it.
+        let handler = pin!(handle(inner, request, peer.as_ref(), account, turns, rule, request_id));
+        // Nothing of the handler is used after a panic, so it cannot be seen half done.
+        deadline::within(limit, AssertUnwindSafe(handler).catch_unwind()).await
     };
-    // Nothing of the handler is used after a panic, so it cannot be seen half done.
-    let handler = AssertUnwindSafe(handler).catch_unwind();
-    let handled = match deadline::within(limit, handler).await {
+    let handled = match handled {
         None => return Ok(status::to_status(&Error::DeadlineExceeded, request_id).into_http()),
         Some(Err(_)) => {
             tracing::error!(method, request.id = request_id, "the handler panicked");
@@ -165,6 +157,32 @@ where
         return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, call, method, request_id))));
     }
     Ok(handled)
+}
+
+/// Runs the handler once it is its turn; answers what it refuses, or that the request did not come, as a status.
+async fn handle<S>(
+    mut inner: S,
+    request: Request<Body>,
+    peer: Option<&Peer>,
+    account: Option<&Account>,
+    turns: &Turns,
+    rule: &Rule,
+    request_id: &str,
+) -> Result<Result<Response<Body>, Status>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let Some((request, _turn)) = arrived(request, peer, turns, rule).await else {
+        return Ok(Err(status::to_status(&Error::DeadlineExceeded, request_id)));
+    };
+    let handled = inner.call(request).await?;
+    if rule.is_stream {
+        return Ok(Ok(handled));
+    }
+    // Whatever it is that makes the message, it does so here.
+    let (head, body) = handled.into_parts();
+    let body = AnswerBody::take(body, account).await;
+    Ok(body.map(|body| Response::from_parts(head, Body::new(body))))
 }
 
 /// The request once its message is there and the call has its turn, which is over when it is dropped; none when the
