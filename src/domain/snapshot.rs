@@ -272,7 +272,8 @@ mod tests {
         assert_eq!((encode(&before).as_str(), none), (text, None));
 
         let lease = r#"{"worker":"w","start_time":7,"expire_time":9}"#;
-        let changed = r#"{"type":"t","queue":"q","priority":3,"create_time":1,"run_time":2,"state":2,"epoch":1,"lease":"#;
+        let changed =
+            r#"{"type":"t","queue":"q","priority":3,"create_time":1,"run_time":2,"state":2,"epoch":1,"lease":"#;
         let (after, _) = decode(&row(2, 7), &format!("{changed}{lease}}}"), None).unwrap();
         let diff = encode_diff(&before, &after);
         assert_eq!(diff, r#"{"state":1,"epoch":0,"lease":null,"priority":0,"labels":{"a":"b"},"update_time":5}"#);

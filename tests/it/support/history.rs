@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,13 +18,13 @@ use tasktower::{
 };
 use tonic::{Code, Response, Status};
 
-use super::load::task_id;
+use super::{load::task_id, sockets};
 
 /// The server answers a unary call within 5 s, whatever happens to its database …
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// … and this is for the way there and back on a loaded machine.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
-/// Nobody waits for an answer any longer than this.
+/// Nobody waits for an answer that is late any longer than this.
 const HANG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everything the clients of one load know. Shared by all of them.
@@ -153,11 +154,18 @@ impl History {
             known.lines.len() - 1
         };
         let _end = InFlight(self);
-        let answer = tokio::time::timeout(HANG_LIMIT, call).await;
+        let mut call = pin!(call);
+        let answer = match tokio::time::timeout(ANSWER_LIMIT + ANSWER_MARGIN, &mut call).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                let waiting = sockets::with_bytes_waiting();
+                let answer = tokio::time::timeout(HANG_LIMIT, call).await;
+                let until = answer.as_ref().map(Result::is_ok);
+                self.surprise(format!("{what} hangs: {:?} until {until:?}; {waiting:?}", began.elapsed()));
+                answer
+            }
+        };
         let took = began.elapsed();
-        if took > ANSWER_LIMIT + ANSWER_MARGIN {
-            self.surprise(format!("{what} hangs: {took:?} until {:?}", answer.as_ref().map(Result::is_ok)));
-        }
         let end = |end| self.lock().lines[number].end = Some((took, end));
         match answer {
             Ok(Ok(answer)) => {

@@ -35,6 +35,7 @@ pub mod proxy;
 pub mod python;
 pub mod raw;
 pub mod server;
+pub mod sockets;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -4,7 +4,6 @@
 //! `listening grpc=ADDRESS admin=ADDRESS` to stdout once it answers calls; everything else it has to say goes to stderr.
 
 use std::{
-    fs,
     net::SocketAddr,
     process::ExitStatus,
     sync::Arc,
@@ -14,6 +13,7 @@ use std::{
 use super::{
     backend::Database,
     process::{Log, Process, tasktower},
+    sockets,
 };
 
 /// From the start of the process to the line, on a loaded machine with two cores.
@@ -102,16 +102,7 @@ impl Server {
 
     /// Connections that clients have to the gRPC port, and those that they closed and the server did not.
     pub fn connections(&self) -> usize {
-        const ESTABLISHED: &str = "01";
-        const CLOSE_WAIT: &str = "08";
-        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel lists connections");
-        let port = format!(":{:04X}", self.addresses.grpc.port());
-        let is_ours = |line: &&str| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.get(1).is_some_and(|local| local.ends_with(&port))
-                && fields.get(3).is_some_and(|state| [ESTABLISHED, CLOSE_WAIT].contains(state))
-        };
-        table.lines().filter(is_ours).count()
+        sockets::connections(self.addresses.grpc.port())
     }
 
     /// `kill -9`.
