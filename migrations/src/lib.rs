@@ -12,6 +12,7 @@ pub use sea_orm_migration::MigratorTrait;
 mod m20261124_000001_core;
 mod m20261124_000002_lists;
 mod m20261124_000003_estimates;
+mod m20261124_000004_answers;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000001_core::Migration),
             Box::new(m20261124_000002_lists::Migration),
             Box::new(m20261124_000003_estimates::Migration),
+            Box::new(m20261124_000004_answers::Migration),
         ]
     }
 }

@@ -33,6 +33,8 @@ pub struct Answered {
     pub fingerprint: Vec<u8>,
     /// The answer, encoded by whoever stored it.
     pub response: Vec<u8>,
+    /// The revision before the first one that the answer counts from.
+    pub base_revision: i64,
 }
 
 /// An answer to be kept.
@@ -50,7 +52,7 @@ pub struct NewAnswer {
 pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[RequestKey]) -> StoreResult<HashMap<RequestKey, Answered>> {
     let statement = Sql::new(
         "-- idempotency::find
-         WITH {x} SELECT x.place, i.fingerprint, i.response 
+         WITH {x} SELECT x.place, i.fingerprint, i.response, i.base_revision
          FROM {of idempotency i by principal method key}",
     );
     let rows = keys_of(keys.iter(), keys.len()).int("place", (0..).take(keys.len()));
@@ -59,24 +61,44 @@ pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[RequestKey]) -> Stor
         let mut r = Reader::new(row);
         let place: i64 = r.get()?;
         let key = usize::try_from(place).ok().and_then(|place| keys.get(place)).ok_or_else(foreign_row)?;
-        found.insert(key.clone(), Answered { fingerprint: r.get()?, response: r.get()? });
+        found.insert(key.clone(), Answered { fingerprint: r.get()?, response: r.get()?, base_revision: r.get()? });
     }
     Ok(found)
 }
 
-/// Keeps answers. A key that is taken meanwhile fails the statement.
+/// The columns of an answer, from `x`.
+macro_rules! insert_answers {
+    ($base:literal, $from:literal) => {
+        concat!(
+            "-- idempotency::insert
+             WITH {x} INSERT INTO idempotency (project, principal, method, key, fingerprint, response, base_revision,
+                create_time)
+             SELECT $1, x.principal, x.method, x.key, x.fingerprint, x.response, ",
+            $base,
+            ", $2 FROM ",
+            $from,
+            // In one order, so that two batches with the same keys do not wait for each other in a circle.
+            " ORDER BY x.principal, x.method, x.key"
+        )
+    };
+}
+
+/// Keeps answers with the revisions they have. A key that is taken meanwhile fails the statement.
 pub async fn insert(tx: &mut Tx, project: &ProjectId, answers: &[NewAnswer], now: Micros) -> StoreResult<()> {
-    // In one order, so that two batches with the same keys do not wait for each other in a circle.
-    let statement = Sql::new(
-        "-- idempotency::insert
-         WITH {x} INSERT INTO idempotency (project, principal, method, key, fingerprint, response, create_time)
-         SELECT $1, x.principal, x.method, x.key, x.fingerprint, x.response, $2 FROM x
-         ORDER BY x.principal, x.method, x.key",
-    );
+    tx.execute(statement_of(insert_answers!("0", "x"), project, answers, now)).await
+}
+
+/// [`insert`] as part of a statement that raises the project's counter in `raised`: the revisions of the answers count from
+/// there.
+pub(super) fn insert_after_raise(project: &ProjectId, answers: &[NewAnswer], now: Micros) -> Sql {
+    statement_of(insert_answers!("raised.base", "x, raised"), project, answers, now)
+}
+
+fn statement_of(text: &'static str, project: &ProjectId, answers: &[NewAnswer], now: Micros) -> Sql {
     let rows = keys_of(answers.iter().map(|a| &a.key), answers.len())
         .blob("fingerprint", answers.iter().map(|a| Some(Bytes::copy_from_slice(&a.fingerprint))))
         .blob("response", answers.iter().map(|a| Some(a.response.clone())));
-    tx.execute(statement.text(project.as_str()).int(now).rows(rows)).await
+    Sql::new(text).text(project.as_str()).int(now).rows(rows)
 }
 
 /// Removes up to `limit` answers older than a time, of any project, and returns how many.

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use sea_orm::QueryResult;
 use uuid::Uuid;
 
 use super::{
-    Store, Tx,
+    CommitError, Store, Tx,
     error::{StoreError, StoreResult},
+    idempotency::{self, NewAnswer},
     queues::{self, StatDelta},
     sql::{Reader, Rows, Sql},
 };
@@ -25,6 +27,9 @@ use crate::{
     faults::Mutant,
     ids::{ProjectId, TaskId},
 };
+
+/// More than a project's journal grows while the outcome of a commit is looked for, at the fastest that was measured.
+const RECENT_REVISIONS: i64 = 500_000;
 
 /// A row to be appended.
 #[derive(Debug)]
@@ -95,21 +100,11 @@ pub async fn append_batch(
     entries: &[Entry<'_>],
     stats: &[StatDelta],
 ) -> StoreResult<Option<i64>> {
-    let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
     if tx.is_postgres() && !Mutant::CursorBySequence.is_on() {
-        let statement = Sql::new(concat!(
-            "-- journal::append
-             WITH {x}, raised AS (
-                UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2 AS base
-             ), added AS (",
-            insert_rows!("raised.base", "x, raised"),
-            "){others} SELECT {counts}(SELECT base + 1 FROM raised) AS first"
-        ));
-        let statement = statement.text(project.as_str()).int(count).rows(rows_of(entries));
-        let figures = queues::add_stats_after_raise(project, stats);
-        let rows = tx.fetch_together(statement, Some(figures).filter(|figures| !figures.is_idle())).await?;
-        return Ok(rows.first().map(|row| row.try_get_by("first")).transpose()?.flatten());
+        let (statement, after) = append_statement(APPEND, project, entries, stats)?;
+        return first_of(&tx.fetch_together(statement, after).await?);
     }
+    let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
     let raise = Sql::new(
         "-- journal::append
          UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2",
@@ -124,6 +119,73 @@ pub async fn append_batch(
     tx.execute(insert.text(project.as_str()).int(base).rows(rows_of(entries))).await?;
     queues::add_stats(tx, project, stats).await?;
     Ok(Some(base + 1))
+}
+
+/// The append that is the last of what a transaction [in one statement](Tx::may_be_one_statement) writes.
+#[derive(Debug)]
+pub struct LastAppend {
+    statement: Sql,
+    /// What reads the revision that the statement takes.
+    after: Vec<Sql>,
+}
+
+impl LastAppend {
+    /// As [`append_batch`].
+    pub fn new(project: &ProjectId, entries: &[Entry<'_>], stats: &[StatDelta]) -> StoreResult<Self> {
+        let (statement, after) = append_statement(LAST_APPEND, project, entries, stats)?;
+        Ok(Self { statement, after })
+    }
+
+    /// Also keeps answers, whose revisions count from the first of the batch.
+    pub fn keep(&mut self, project: &ProjectId, answers: &[NewAnswer], now: Micros) {
+        if !answers.is_empty() {
+            self.after.push(idempotency::insert_after_raise(project, answers, now));
+        }
+    }
+
+    /// Writes it with all that was deferred, and commits. Answers the revision of the first row. If the project has no
+    /// counter, the statement fails, so that nothing is written.
+    pub async fn commit(self, tx: Tx) -> Result<Option<i64>, CommitError> {
+        let rows = tx.only(self.statement, self.after).await?;
+        first_of(&rows).map_err(CommitError::Unknown)
+    }
+}
+
+/// On PostgreSQL: the counter, then the rows, between what was deferred and the figures; `first` is what it answers.
+macro_rules! append {
+    ($first:literal) => {
+        concat!(
+            "-- journal::append
+             WITH {x}, raised AS (
+                UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2 AS base
+             ), added AS (",
+            insert_rows!("raised.base", "x, raised"),
+            "){others} SELECT {counts}",
+            $first,
+            " AS first"
+        )
+    };
+}
+
+const APPEND: &str = append!("(SELECT base + 1 FROM raised)");
+/// Divides by zero without a counter.
+const LAST_APPEND: &str = append!("(SELECT coalesce(max(base) + 1, 1) / count(*) FROM raised)");
+
+fn append_statement(
+    text: &'static str,
+    project: &ProjectId,
+    entries: &[Entry<'_>],
+    stats: &[StatDelta],
+) -> StoreResult<(Sql, Vec<Sql>)> {
+    let count = i64::try_from(entries.len()).map_err(|cause| StoreError::Bug(cause.into()))?;
+    let figures = queues::add_stats_after_raise(project, stats);
+    let statement = Sql::new(text).text(project.as_str()).int(count).rows(rows_of(entries));
+    let after = Some(figures).filter(|figures| !figures.is_idle());
+    Ok((statement, after.into_iter().collect()))
+}
+
+fn first_of(rows: &[QueryResult]) -> StoreResult<Option<i64>> {
+    Ok(rows.first().map(|row| row.try_get_by("first")).transpose()?.flatten())
 }
 
 fn rows_of(entries: &[Entry<'_>]) -> Rows {
@@ -241,6 +303,30 @@ fn event(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Event> {
         },
     };
     Ok(Event { project: project.clone(), revision, time, actor: Arc::from(actor), subject })
+}
+
+/// The revision of a task's submit whose COMMIT got no answer; none if it is not there. Waits for the project's counter
+/// first, so that a COMMIT under way on the broken connection has ended either way.
+///
+/// A statement that has not come so far may still end later. Whoever submits again does so under the same id, and of two
+/// rows with one id the second is refused.
+pub async fn find_submit(store: &Store, project: &ProjectId, submit: &Change) -> StoreResult<Option<i64>> {
+    let mut tx = store.begin().await?;
+    let wait = Sql::new("-- journal::find_submit\nSELECT revision FROM counter WHERE project = $1 FOR UPDATE");
+    tx.execute(wait.text(project.as_str())).await?;
+    let statement = Sql::new(
+        "-- journal::find_submit
+         SELECT j.revision FROM counter c JOIN journal j ON j.project = c.project
+         WHERE c.project = $1 AND j.revision > c.revision - $2 AND j.task_id = $3 AND j.version = 1 AND j.time = $4",
+    )
+    .text(project.as_str())
+    .int(RECENT_REVISIONS)
+    .id(submit.after.id.0)
+    .int(submit.after.update_time);
+    let rows = tx.fetch(statement).await?;
+    let revision = rows.first().map(|row| Reader::new(row).get()).transpose()?;
+    tx.rollback().await;
+    Ok(revision)
 }
 
 /// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold. Waits for

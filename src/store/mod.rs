@@ -7,6 +7,7 @@
 //! On SQLite there is one writer: `BEGIN IMMEDIATE` on a pool of one. Everything written for PostgreSQL holds there too,
 //! only row locks are not needed.
 
+mod clock;
 mod connect;
 mod error;
 mod filter;
@@ -16,6 +17,7 @@ mod placeholders;
 mod sabotage;
 mod sql;
 mod texts;
+mod writers;
 
 pub mod bulk_jobs;
 pub mod idempotency;
@@ -33,13 +35,17 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sea_orm::{DatabaseBackend, DatabaseConnection, DbErr, QueryResult};
 use sqlx::{Postgres, Sqlite, pool::PoolConnection};
 
-use self::sql::{Reader, Sql};
+use self::{
+    clock::Clock,
+    sql::{Reader, Sql},
+    writers::Writers,
+};
 pub use self::{
     connect::DatabaseUrl,
     error::{StoreError, StoreResult},
@@ -71,7 +77,10 @@ struct Inner {
     reader: DatabaseConnection,
     key_reader: DatabaseConnection,
     writer: DatabaseConnection,
+    writers: Writers,
     installation: Installation,
+    /// PostgreSQL's, as it was last read.
+    clock: Clock,
     /// Added to every time read from the database. Only tests move it.
     clock_shift: AtomicI64,
     /// Statements of write transactions so far.
@@ -91,7 +100,9 @@ impl Store {
             reader: opened.reader,
             key_reader: opened.key_reader,
             writer: opened.writer,
+            writers: Writers::default(),
             installation,
+            clock: Clock::default(),
             clock_shift: AtomicI64::new(0),
             statements: Arc::default(),
             _lock: opened.lock,
@@ -136,20 +147,19 @@ impl Store {
         let tx = limited(async {
             let shift = self.0.clock_shift.load(Ordering::Relaxed);
             // The guard exists before BEGIN is sent: whatever happens from here on closes the connection.
+            let mut tx = self.transaction().await?;
             if self.backend() == DatabaseBackend::Sqlite {
-                let connection = self.0.writer.get_sqlite_connection_pool().acquire().await?;
-                let mut tx = self.transaction(Connection::Sqlite(connection));
                 tx.run("BEGIN IMMEDIATE").await?;
                 tx.now = connect::process_time() + shift;
                 return Ok(tx);
             }
-            let connection = self.0.writer.get_postgres_connection_pool().acquire().await?;
-            let mut tx = self.transaction(Connection::Postgres(connection));
             tx.count();
             if let Some(Connection::Postgres(connection)) = &mut tx.connection {
                 // One round trip for all of it.
                 let row = sqlx::raw_sql(concat!("BEGIN; ", now!())).fetch_one(&mut **connection).await?;
-                tx.now = Reader::new(&QueryResult::from(row)).get::<i64>()? + shift;
+                let time = Reader::new(&QueryResult::from(row)).get::<i64>()?;
+                self.0.clock.was_read(time, Instant::now());
+                tx.now = time + shift;
             }
             Ok(tx)
         })
@@ -158,9 +168,29 @@ impl Store {
         Ok(tx)
     }
 
-    fn transaction(&self, connection: Connection) -> Tx {
-        let statements = self.0.statements.clone();
-        Tx { connection: Some(connection), now: 0, deferred: Vec::new(), statements }
+    /// The same without a round trip, if the time is known: BEGIN is sent with the first statement, or never if that is
+    /// the only one ([`Tx::only`]). For what is decided without reading: then a time that lags by the way of an answer is as
+    /// good as one that was just read.
+    pub async fn begin_late(&self) -> StoreResult<Tx> {
+        let fresh = if self.backend() == DatabaseBackend::Sqlite { None } else { self.0.clock.time(Instant::now()) };
+        // What a mutant does wrong, it does in a transaction.
+        let is_mutant = Mutant::ALL.iter().any(|mutant| mutant.is_on());
+        let Some(time) = fresh.filter(|_| !is_mutant) else { return self.begin().await };
+        Point::BeforeBegin.pass().await.map_err(StoreError::Unavailable)?;
+        let mut tx = limited(self.transaction()).await?;
+        tx.has_begun = false;
+        tx.now = time + self.0.clock_shift.load(Ordering::Relaxed);
+        Point::AfterBegin.pass().await.map_err(StoreError::Unavailable)?;
+        Ok(tx)
+    }
+
+    /// A connection for a transaction that is about to begin.
+    async fn transaction(&self) -> StoreResult<Tx> {
+        let (writers, statements) = (self.0.writers.clone(), self.0.statements.clone());
+        // Boxed, because it is large, and seldom run.
+        let (connection, since) = writers.take(Box::pin(self.acquire(&self.0.writer))).await?;
+        let connection = Some(connection);
+        Ok(Tx { connection, since, writers, has_begun: true, now: 0, deferred: Vec::new(), statements })
     }
 
     /// How many statements write transactions have run so far, BEGIN and COMMIT included. On PostgreSQL each is a round
@@ -215,6 +245,12 @@ impl Store {
 pub struct Tx {
     /// None only once finished.
     connection: Option<Connection>,
+    /// When it was taken from the pool.
+    since: Instant,
+    /// Where it goes afterwards.
+    writers: Writers,
+    /// Whether BEGIN was sent.
+    has_begun: bool,
     now: Micros,
     /// Statements that may wait for the next one, and how many rows each must change.
     deferred: Vec<(Sql, Option<usize>)>,
@@ -258,6 +294,7 @@ impl Tx {
             return Ok(Vec::new());
         }
         self.flush_first().await?;
+        self.begin_first().await?;
         self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(connection.fetch(statement)).await
@@ -297,8 +334,49 @@ impl Tx {
         Ok(())
     }
 
+    /// Sends BEGIN if that was left for later. Boxed, because it is rare and every statement's future holds it.
+    async fn begin_first(&mut self) -> StoreResult<()> {
+        if self.has_begun {
+            return Ok(());
+        }
+        self.has_begun = true;
+        Box::pin(limited(self.run("BEGIN"))).await
+    }
+
+    /// Whether nothing was sent so far, so that one statement can be all of it.
+    pub(crate) fn may_be_one_statement(&self) -> bool {
+        !self.has_begun && self.deferred.iter().all(|(_, expected)| expected.is_none())
+    }
+
+    /// Runs a statement, what was deferred, and `after`, as all there is of a transaction that
+    /// [may be one statement](Self::may_be_one_statement): it commits by itself, in the same round trip.
+    async fn only(mut self, statement: Sql, after: Vec<Sql>) -> Result<Vec<QueryResult>, CommitError> {
+        match self.send_only(statement, after).await {
+            Ok(rows) => Ok(rows),
+            Err(cause @ StoreError::Unavailable(_)) => Err(CommitError::Unknown(cause)),
+            Err(cause) => {
+                // The database refused it, so the connection is in no transaction.
+                self.give_back();
+                Err(CommitError::RolledBack(cause))
+            }
+        }
+    }
+
+    async fn send_only(&mut self, statement: Sql, after: Vec<Sql>) -> StoreResult<Vec<QueryResult>> {
+        Point::BeforeCommit.pass().await.map_err(StoreError::Unavailable)?;
+        let rows = self.send_together(statement, after).await?;
+        self.give_back();
+        Point::AfterCommit.pass().await.map_err(StoreError::Unavailable)?;
+        Ok(rows)
+    }
+
     /// Runs a statement, what was deferred, and `after`, in one round trip ([`Sql::fetch_postgres_with`]).
-    async fn fetch_together(&mut self, statement: Sql, after: Option<Sql>) -> StoreResult<Vec<QueryResult>> {
+    async fn fetch_together(&mut self, statement: Sql, after: Vec<Sql>) -> StoreResult<Vec<QueryResult>> {
+        self.begin_first().await?;
+        self.send_together(statement, after).await
+    }
+
+    async fn send_together(&mut self, statement: Sql, after: Vec<Sql>) -> StoreResult<Vec<QueryResult>> {
         let (mut others, expected): (Vec<Sql>, Vec<Option<usize>>) =
             std::mem::take(&mut self.deferred).into_iter().unzip();
         others.extend(after);
@@ -313,6 +391,7 @@ impl Tx {
 
     /// Runs a statement and answers how many rows it changed.
     async fn run_one(&mut self, statement: Sql) -> StoreResult<u64> {
+        self.begin_first().await?;
         self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(async {
@@ -352,6 +431,10 @@ impl Tx {
 
     /// Gives it up and keeps the connection.
     pub async fn rollback(mut self) {
+        if !self.has_begun {
+            self.give_back();
+            return;
+        }
         if let Err(cause) = self.finish("ROLLBACK").await {
             tracing::debug!(%cause, "rollback on a broken connection");
         }
@@ -360,8 +443,15 @@ impl Tx {
     async fn finish(&mut self, word: &'static str) -> StoreResult<()> {
         limited(self.run(word)).await?;
         // Only now is the connection fit for the next user; otherwise Drop closes it.
-        self.connection = None;
+        self.give_back();
         Ok(())
+    }
+
+    /// The transaction is over, so the connection is fit for the next one.
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.writers.give_back(connection, self.since);
+        }
     }
 
     async fn run(&mut self, word: &'static str) -> StoreResult<()> {

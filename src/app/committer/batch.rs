@@ -31,8 +31,9 @@ use crate::{
     },
     shutdown,
     store::{
-        CommitError, Store, StoreError, Tx,
-        journal::{self, Entry},
+        CommitError, Store, StoreError, StoreResult, Tx,
+        idempotency::{self, RequestKey},
+        journal::{self, Entry, LastAppend},
         queues, tasks, unique_keys,
     },
 };
@@ -68,11 +69,20 @@ struct Done {
     replies: Vec<Option<Result<Reply>>>,
     set: Workset,
     first_revision: Option<i64>,
+    /// The journal rows, when they go with COMMIT; then there is no first revision before it.
+    append: Option<LastAppend>,
     /// How many tasks of each queue and type were marked due: somebody may wait for them.
     promoted: BTreeMap<Due, usize>,
     new_queues: Vec<String>,
     /// Queues whose rate is used up, and how long until the next lease.
     used_up: Vec<(String, Duration)>,
+}
+
+/// What became of the journal rows.
+struct Journalled {
+    new_queues: Vec<String>,
+    first_revision: Option<i64>,
+    append: Option<LastAppend>,
 }
 
 /// Why a transaction came to nothing.
@@ -115,12 +125,16 @@ impl Batcher {
         let mut again = Vec::new();
         let mut parts = vec![pending];
         let mut tries = 0;
+        // What failed is run again step by step, to see why.
+        let mut in_steps = false;
         while let Some(part) = parts.pop() {
             let part = in_time(part);
             if part.is_empty() {
                 continue;
             }
-            match self.transaction(project, &part).await {
+            let outcome = self.transaction(project, &part, in_steps).await;
+            in_steps |= outcome.is_err();
+            match outcome {
                 Ok(done) => again.extend(self.finish(project, part, done).await),
                 Err(Failed::Again) if tries < WHOLE_TRIES => {
                     tries += 1;
@@ -152,10 +166,11 @@ impl Batcher {
         }
     }
 
-    async fn transaction(&self, project: &ProjectId, pending: &[Pending]) -> Result<Done, Failed> {
-        let mut tx = self.store.begin().await?;
+    async fn transaction(&self, project: &ProjectId, pending: &[Pending], in_steps: bool) -> Result<Done, Failed> {
+        let is_blind = !in_steps && pending.iter().all(|p| p.command.is_decided_blind());
+        let mut tx = if is_blind { self.store.begin_late().await? } else { self.store.begin().await? };
         let outcome = self.decide_and_write(&mut tx, project, pending).await;
-        let (done, dirty) = match outcome {
+        let (mut done, dirty) = match outcome {
             Ok(outcome) => outcome,
             Err(failed) => {
                 tx.rollback().await;
@@ -169,33 +184,47 @@ impl Batcher {
         if Mutant::PublishBeforeCommit.is_on() {
             self.publish(project, &done.set, done.first_revision, &principals(pending));
         }
-        match tx.commit().await {
-            Ok(()) => Ok(done),
-            Err(CommitError::RolledBack(cause)) => Err(cause.into()),
-            Err(CommitError::Unknown(cause)) => self.resolve(project, done, cause).await,
-        }
+        let Some(append) = done.append.take() else {
+            match tx.commit().await {
+                Ok(()) => {}
+                Err(CommitError::RolledBack(cause)) => return Err(cause.into()),
+                Err(CommitError::Unknown(cause)) => self.resolve(project, &done, cause).await?,
+            }
+            return Ok(done);
+        };
+        done.first_revision = match append.commit(tx).await {
+            Ok(first) => first,
+            Err(CommitError::RolledBack(StoreError::Bug(cause))) => {
+                tracing::debug!(%project, %cause, "a batch in one statement failed");
+                return Err(Failed::Again);
+            }
+            Err(CommitError::RolledBack(cause)) => return Err(cause.into()),
+            Err(CommitError::Unknown(cause)) => self.find(project, &done, cause).await?,
+        };
+        fill_revisions(&mut done.replies, &done.set, done.first_revision);
+        Ok(done)
     }
 
     /// The connection broke during COMMIT: looks whether the first journal row of the batch is there.
-    async fn resolve(&self, project: &ProjectId, done: Done, cause: StoreError) -> Result<Done, Failed> {
+    async fn resolve(&self, project: &ProjectId, done: &Done, cause: StoreError) -> Result<(), Failed> {
         tracing::warn!(%project, %cause, "the connection broke during a commit");
         if Mutant::AssumesCommitted.is_on() {
-            return Ok(done);
+            return Ok(());
         }
         let (Some(revision), Some((_, change))) = (done.first_revision, done.set.changes().first()) else {
             // Nothing but leases extended: repeating does the same.
             return Err(Failed::All(Error::DatabaseUnavailable));
         };
-        let until = Instant::now() + RESOLVE_LIMIT;
-        while Instant::now() < until {
-            match journal::is_committed(&self.store, project, revision, change).await {
-                Ok(true) => return Ok(done),
-                Ok(false) => return Err(Failed::Again),
-                Err(cause) => tracing::debug!(%cause, "the outcome of the commit is not known yet"),
-            }
-            tokio::time::sleep(RESOLVE_PAUSE).await;
-        }
-        Err(Failed::All(Error::CommitUnknown))
+        let is_there = found_out(|| journal::is_committed(&self.store, project, revision, change)).await?;
+        if is_there { Ok(()) } else { Err(Failed::Again) }
+    }
+
+    /// The connection broke while all of a batch was one statement: looks for the revision of its first submit.
+    async fn find(&self, project: &ProjectId, done: &Done, cause: StoreError) -> Result<Option<i64>, Failed> {
+        tracing::warn!(%project, %cause, "the connection broke during a commit");
+        let Some((_, submit)) = done.set.changes().first() else { return Err(Failed::Again) };
+        let revision = found_out(|| journal::find_submit(&self.store, project, submit)).await?;
+        if revision.is_some() { Ok(revision) } else { Err(Failed::Again) }
     }
 
     async fn decide_and_write(
@@ -242,21 +271,34 @@ impl Batcher {
             });
         }
 
+        if tx.may_be_one_statement() && refuses_a_repeat(&keys, &replies) {
+            return Err(Failed::Again);
+        }
         read::read_inputs(tx, project, &mut replies, &claims).await?;
         let nets = set.nets();
         tasks::write(tx, project, &nets).await?;
         unique_keys::release(tx, project, &unique.released()).await?;
         unique_keys::take(tx, project, &unique.taken()).await?;
         queues::set_arrivals(tx, project, &claims.arrivals()).await?;
-        let (new_queues, first_revision) = self.write_journal(tx, project, pending, &set, &claims).await?;
-        fill_revisions(&mut replies, &set, first_revision);
-        if Mutant::LateIdempotency.is_on() {
-            tx.split().await?;
+        let Journalled { new_queues, first_revision, mut append } =
+            self.write_journal(tx, project, pending, &set, &claims).await?;
+        // Those that are to be taken with COMMIT count from the first.
+        fill_revisions(&mut replies, &set, if append.is_some() { Some(1) } else { first_revision });
+        let answers = repeat::answers(pending, &keys, &replies)?;
+        match &mut append {
+            Some(append) => append.keep(project, &answers, now),
+            None if answers.is_empty() => {}
+            None => {
+                if Mutant::LateIdempotency.is_on() {
+                    tx.split().await?;
+                }
+                idempotency::insert(tx, project, &answers, now).await?;
+            }
         }
-        let kept = repeat::write_idempotency(tx, project, pending, &keys, &replies, now).await?;
+        let kept = !answers.is_empty();
         let used_up = claims.used_up();
         let dirty = !nets.is_empty() || !claims.promoted.is_empty() || kept;
-        Ok((Done { replies, set, first_revision, promoted: claims.promoted, new_queues, used_up }, dirty))
+        Ok((Done { replies, set, first_revision, append, promoted: claims.promoted, new_queues, used_up }, dirty))
     }
 
     /// Figures of the queues, then the journal: the last writes before COMMIT, because from here on other commits of the
@@ -268,7 +310,7 @@ impl Batcher {
         pending: &[Pending],
         set: &Workset,
         claims: &Claims,
-    ) -> Result<(Vec<String>, Option<i64>), Failed> {
+    ) -> Result<Journalled, Failed> {
         let mut stats: Vec<queues::StatDelta> =
             set.stats().into_iter().map(|(name, stat)| queues::StatDelta { name: name.to_owned(), ..stat }).collect();
         stats.extend(claims.promoted.iter().map(|(due, count)| {
@@ -292,12 +334,16 @@ impl Batcher {
         if entries.is_empty() {
             // With no journal row to follow, nothing orders these rows against other commits but their own lock.
             queues::add_stats(tx, project, &stats).await?;
-            return Ok((new_queues, None));
+            return Ok(Journalled { new_queues, first_revision: None, append: None });
+        }
+        if tx.may_be_one_statement() {
+            let append = Some(LastAppend::new(project, &entries, &stats)?);
+            return Ok(Journalled { new_queues, first_revision: None, append });
         }
         let Some(first) = journal::append_batch(tx, project, &entries, &stats).await? else {
             return Err(Failed::All(Error::NotFound { kind: "project", name: project_name(project) }));
         };
-        Ok((new_queues, Some(first)))
+        Ok(Journalled { new_queues, first_revision: Some(first), append: None })
     }
 
     fn remember_limits(&self, project: &ProjectId, claims: &Claims) {
@@ -398,6 +444,27 @@ impl Batcher {
             self.sessions.tell(project, &lease.worker, &lease.incarnation, &signal);
         }
     }
+}
+
+/// Whether a command with a key is refused. It may have been done before, and is then to be answered as it was.
+fn refuses_a_repeat(keys: &[Option<RequestKey>], replies: &[Option<Result<Reply>>]) -> bool {
+    keys.iter().zip(replies).any(|(key, reply)| key.is_some() && matches!(reply, Some(Err(_))))
+}
+
+/// Looks for the outcome of a commit until the database says it.
+async fn found_out<T, F>(look: impl Fn() -> F) -> Result<T, Failed>
+where
+    F: Future<Output = StoreResult<T>>,
+{
+    let until = Instant::now() + RESOLVE_LIMIT;
+    while Instant::now() < until {
+        match look().await {
+            Ok(outcome) => return Ok(outcome),
+            Err(cause) => tracing::debug!(%cause, "the outcome of the commit is not known yet"),
+        }
+        tokio::time::sleep(RESOLVE_PAUSE).await;
+    }
+    Err(Failed::All(Error::CommitUnknown))
 }
 
 fn principals(pending: &[Pending]) -> Vec<Arc<str>> {

@@ -56,6 +56,14 @@ pub enum Command {
     Change(Vec<Item>),
 }
 
+impl Command {
+    /// Whether it is decided without a look at the database: no id and no unique key that another task may have.
+    pub(super) fn is_decided_blind(&self) -> bool {
+        let Self::Submit { tasks, .. } = self else { return false };
+        tasks.iter().all(|task| !task.id_given && task.new.spec.unique_key.is_none())
+    }
+}
+
 /// A task to be submitted.
 #[derive(Clone, Debug)]
 pub struct NewSubmit {

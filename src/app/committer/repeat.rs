@@ -5,12 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::command::{Answer, Command, IdempotencyKey, Pending, Reply, Submitted};
 use crate::{
-    domain::task::Micros,
     error::{Error, Result},
     ids::{ProjectId, TaskId},
     store::{
         StoreError, StoreResult, Tx,
-        idempotency::{self, NewAnswer, RequestKey},
+        idempotency::{self, Answered, NewAnswer, RequestKey},
         tasks,
     },
 };
@@ -26,7 +25,8 @@ pub(super) fn request_key(pending: &Pending, key: &IdempotencyKey) -> RequestKey
     RequestKey { principal: pending.caller.principal.clone(), method: key.method, key: key.key.clone() }
 }
 
-/// Answers the commands whose key was seen before. Of two with the same key in one batch the second is told that the first
+/// Answers the commands whose key was seen before. What may be one statement does not look, because few are: that
+/// statement fails when a key is taken, and what is then run in steps finds the answer here. Of two with the same key in one batch the second is told that the first
 /// is still running.
 pub(super) async fn replay(
     tx: &mut Tx,
@@ -40,13 +40,13 @@ pub(super) async fn replay(
     if asked.is_empty() {
         return Ok(ids);
     }
-    let found = idempotency::find(tx, project, &asked).await?;
+    let found = if tx.may_be_one_statement() { HashMap::new() } else { idempotency::find(tx, project, &asked).await? };
     let mut first_in_batch: HashMap<&RequestKey, [u8; 32]> = HashMap::new();
     for (number, (p, id)) in pending.iter().zip(&ids).enumerate() {
         let (Some(id), Some(key)) = (id, key_of(&p.command)) else { continue };
         if let Some(answered) = found.get(id) {
             replies[number] = Some(if answered.fingerprint == key.fingerprint {
-                replayed(tx, project, &p.command, &answered.response).await?
+                replayed(tx, project, &p.command, answered).await?
             } else {
                 Err(Error::IdempotencyKeyReused { key: key.key.clone() })
             });
@@ -66,11 +66,15 @@ pub(super) async fn replayed(
     tx: &mut Tx,
     project: &ProjectId,
     command: &Command,
-    response: &[u8],
+    answered: &Answered,
 ) -> StoreResult<Result<Reply>> {
+    let Answered { response, base_revision, .. } = answered;
     let damaged = |cause: serde_json::Error| StoreError::Bug(cause.into());
     if let Command::Submit { .. } = command {
-        let value: Vec<Submitted> = serde_json::from_slice(response).map_err(damaged)?;
+        let mut value: Vec<Submitted> = serde_json::from_slice(response).map_err(damaged)?;
+        for submitted in value.iter_mut().filter(|submitted| !submitted.existing) {
+            submitted.revision += base_revision;
+        }
         return Ok(Ok(Reply::Submitted(Answer { value, replayed: true })));
     }
     let tokens: Vec<(uuid::Uuid, i64)> = serde_json::from_slice(response).map_err(damaged)?;
@@ -84,17 +88,14 @@ pub(super) async fn replayed(
     Ok(Ok(Reply::Leased(Answer { value, replayed: true })))
 }
 
-/// Keeps the answers of the commands that came with a key, in the transaction of their effect. Refusals are not kept.
-pub(super) async fn write_idempotency(
-    tx: &mut Tx,
-    project: &ProjectId,
+/// The answers to be kept of the commands that came with a key. Refusals are not kept.
+pub(super) fn answers(
     pending: &[Pending],
     ids: &[Option<RequestKey>],
     replies: &[Option<Result<Reply>>],
-    now: Micros,
-) -> StoreResult<bool> {
+) -> StoreResult<Vec<NewAnswer>> {
     let damaged = |cause: serde_json::Error| StoreError::Bug(cause.into());
-    let mut rows = Vec::new();
+    let mut answers = Vec::new();
     for ((p, id), reply) in pending.iter().zip(ids).zip(replies) {
         let (Some(id), Some(key), Some(Ok(reply))) = (id, key_of(&p.command), reply) else { continue };
         let response = match reply {
@@ -106,11 +107,7 @@ pub(super) async fn write_idempotency(
             }
             _ => continue,
         };
-        rows.push(NewAnswer { key: id.clone(), fingerprint: key.fingerprint, response: response.into() });
+        answers.push(NewAnswer { key: id.clone(), fingerprint: key.fingerprint, response: response.into() });
     }
-    if rows.is_empty() {
-        return Ok(false);
-    }
-    idempotency::insert(tx, project, &rows, now).await?;
-    Ok(true)
+    Ok(answers)
 }

@@ -10,6 +10,7 @@ mod tasks;
 mod unique_keys;
 mod watch;
 mod workers;
+mod writers;
 
 use tasktower::{
     ids::ProjectId,

@@ -1,6 +1,11 @@
 //! How many statements a batch takes: on PostgreSQL each is a round trip, and ARCHITECTURE.md states the number.
 
-use super::tasks::{World, spec};
+use tasktower::error::Error;
+
+use super::{
+    lists::execute,
+    tasks::{World, new_task, spec},
+};
 use crate::support::backend::{Backend, for_each_backend};
 
 /// Statements of one batch, in the order submit, lease, complete. A lease may take one more: tasks whose time has come are
@@ -11,10 +16,11 @@ struct Statements {
     complete: u64,
 }
 
-/// BEGIN; the write with journal and figures; COMMIT. A lease first reads the queues, looks at what is due in its two
+/// A submit is one statement that commits by itself. The others: BEGIN; the write with journal and figures; COMMIT. A lease
+/// first reads the queues, looks at what is due in its two
 /// queues, locks and reads that; with one queue and one type it locks at once. A report locks its tasks, and
 /// has kept from their lease what else it needs to know.
-const POSTGRES: Statements = Statements { submit: 3, lease: 6, complete: 4 };
+const POSTGRES: Statements = Statements { submit: 1, lease: 6, complete: 4 };
 /// One writer inside the process: each write is a statement of its own.
 const SQLITE: Statements = Statements { submit: 7, lease: 9, complete: 8 };
 
@@ -48,6 +54,23 @@ async fn a_batch_takes_as_many_statements_as_the_architecture_says() {
             );
             assert_eq!(completed - granted, expected.complete, "complete of {tasks}");
         }
+    })
+    .await;
+}
+
+/// The counter is raised in the statement that writes everything else; without one nothing of it may stay.
+#[tokio::test]
+async fn a_submit_to_a_project_without_a_counter_writes_nothing() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        w.submit(spec()).await;
+        execute(database, "UPDATE counter SET project = 'elsewhere' WHERE project = 'default'").await;
+        for tasks in [1, 3] {
+            let refused = w.try_submit((0..tasks).map(|_| new_task(spec())).collect(), None).await;
+            assert!(matches!(refused, Err(Error::NotFound { kind: "project", .. })), "{refused:?}");
+        }
+        execute(database, "UPDATE counter SET project = 'default' WHERE project = 'elsewhere'").await;
+        assert_eq!(w.lease(10).await.len(), 1);
     })
     .await;
 }

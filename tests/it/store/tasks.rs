@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    async fn try_submit(
+    pub(super) async fn try_submit(
         &self,
         tasks: Vec<NewSubmit>,
         key: Option<IdempotencyKey>,
@@ -153,7 +153,7 @@ pub(super) fn spec() -> Spec {
     }
 }
 
-fn new_task(spec: Spec) -> NewSubmit {
+pub(super) fn new_task(spec: Spec) -> NewSubmit {
     let input = Some(json("{\"n\":1}"));
     NewSubmit { new: NewTask { id: TaskId::generate(), spec, input, run_time: None }, id_given: false }
 }

@@ -21,6 +21,8 @@ use super::{
 const MAX_BACKLOG: usize = 150;
 /// One submit of so many is repeated after its answer.
 const REPEATED: u32 = 16;
+/// One submit of so many comes without a request id, so that nobody can repeat it.
+const UNREPEATABLE: u32 = 3;
 /// One task of so many waits for a moment.
 const DELAYED: u32 = 5;
 const DELAY: Duration = Duration::from_millis(300);
@@ -68,12 +70,21 @@ impl Submitter {
         if self.slow_tasks && serial % SLOW_ONE_OF == 1 {
             task.labels.insert(SLOW.to_owned(), String::new());
         }
-        let request = SubmitTaskRequest {
+        let mut request = SubmitTaskRequest {
             parent: PROJECT.to_owned(),
             task: Some(task),
             request_id: request_id.clone(),
             ..SubmitTaskRequest::default()
         };
+        if serial % UNREPEATABLE == 2 {
+            request.request_id.clear();
+            let mut tasks = self.replicas.current().tasks();
+            match self.history.call("submit", tasks.submit_task(request)).await {
+                Some(answer) => self.history.submitted(&request_id, task_id(&answer.name)),
+                None => self.replicas.turn(),
+            }
+            return;
+        }
         let times = if serial.is_multiple_of(REPEATED) { 2 } else { 1 };
         for _ in 0..times {
             let call = |clients: Clients, request| async move { clients.tasks().submit_task(request).await };
