@@ -305,48 +305,38 @@ fn event(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Event> {
     Ok(Event { project: project.clone(), revision, time, actor: Arc::from(actor), subject })
 }
 
-/// The revision of a task's submit whose COMMIT got no answer; none if it is not there. Waits for the project's counter
-/// first, so that a COMMIT under way on the broken connection has ended either way.
+/// The revision of a change whose COMMIT got no answer; none if it is not there. `expected` is what it must be, if that is
+/// known. Waits for the project's counter first, so that a COMMIT under way on the broken connection has ended either way.
 ///
 /// A statement that has not come so far may still end later. Whoever submits again does so under the same id, and of two
 /// rows with one id the second is refused.
-pub async fn find_submit(store: &Store, project: &ProjectId, submit: &Change) -> StoreResult<Option<i64>> {
+pub async fn find_committed(
+    store: &Store,
+    project: &ProjectId,
+    change: &Change,
+    expected: Option<i64>,
+) -> StoreResult<Option<i64>> {
     let mut tx = store.begin().await?;
-    let wait = Sql::new("-- journal::find_submit\nSELECT revision FROM counter WHERE project = $1 FOR UPDATE");
-    tx.execute(wait.text(project.as_str())).await?;
+    let counter = Sql::new(if tx.is_postgres() {
+        "-- journal::find_committed\nSELECT revision FROM counter WHERE project = $1 FOR UPDATE"
+    } else {
+        "-- journal::find_committed\nSELECT revision FROM counter WHERE project = $1"
+    });
+    let rows = tx.fetch(counter.text(project.as_str())).await?;
+    let last: i64 = rows.first().map(|row| Reader::new(row).get()).transpose()?.unwrap_or_default();
     let statement = Sql::new(
-        "-- journal::find_submit
-         SELECT j.revision FROM counter c JOIN journal j ON j.project = c.project
-         WHERE c.project = $1 AND j.revision > c.revision - $2 AND j.task_id = $3 AND j.version = 1 AND j.time = $4",
+        "-- journal::find_committed
+         SELECT revision FROM journal
+         WHERE project = $1 AND revision BETWEEN $2 AND $3 AND task_id = $4 AND version = $5 AND time = $6",
     )
     .text(project.as_str())
-    .int(RECENT_REVISIONS)
-    .id(submit.after.id.0)
-    .int(submit.after.update_time);
+    .int(expected.unwrap_or(last - RECENT_REVISIONS))
+    .int(expected.unwrap_or(last))
+    .id(change.after.id.0)
+    .int(change.after.version)
+    .int(change.after.update_time);
     let rows = tx.fetch(statement).await?;
     let revision = rows.first().map(|row| Reader::new(row).get()).transpose()?;
     tx.rollback().await;
     Ok(revision)
-}
-
-/// Whether a batch whose COMMIT got no answer is there: its first row, with the task and version it must hold. Waits for
-/// the project's counter first, so that a COMMIT still under way on the broken connection has ended either way.
-pub async fn is_committed(store: &Store, project: &ProjectId, revision: i64, change: &Change) -> StoreResult<bool> {
-    let mut tx = store.begin().await?;
-    if tx.is_postgres() {
-        let wait = Sql::new("-- journal::is_committed\nSELECT revision FROM counter WHERE project = $1 FOR UPDATE");
-        tx.execute(wait.text(project.as_str())).await?;
-    }
-    let statement = Sql::new(
-        "-- journal::is_committed
-         SELECT 1 FROM journal WHERE project = $1 AND revision = $2 AND task_id = $3 AND version = $4 AND time = $5",
-    )
-    .text(project.as_str())
-    .int(revision)
-    .id(change.after.id.0)
-    .int(change.after.version)
-    .int(change.after.update_time);
-    let found = !tx.fetch(statement).await?.is_empty();
-    tx.rollback().await;
-    Ok(found)
 }

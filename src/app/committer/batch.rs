@@ -31,7 +31,7 @@ use crate::{
     },
     shutdown,
     store::{
-        CommitError, Store, StoreError, StoreResult, Tx,
+        CommitError, Store, StoreError, Tx,
         idempotency::{self, RequestKey},
         journal::{self, Entry, LastAppend},
         queues, tasks, unique_keys,
@@ -184,47 +184,56 @@ impl Batcher {
         if Mutant::PublishBeforeCommit.is_on() {
             self.publish(project, &done.set, done.first_revision, &principals(pending));
         }
-        let Some(append) = done.append.take() else {
-            match tx.commit().await {
-                Ok(()) => {}
-                Err(CommitError::RolledBack(cause)) => return Err(cause.into()),
-                Err(CommitError::Unknown(cause)) => self.resolve(project, &done, cause).await?,
-            }
-            return Ok(done);
+        let append = done.append.take();
+        let is_one_statement = append.is_some();
+        let committed = match append {
+            Some(append) => append.commit(tx).await,
+            None => tx.commit().await.map(|()| done.first_revision),
         };
-        done.first_revision = match append.commit(tx).await {
+        done.first_revision = match committed {
             Ok(first) => first,
-            Err(CommitError::RolledBack(StoreError::Bug(cause))) => {
+            Err(CommitError::RolledBack(StoreError::Bug(cause))) if is_one_statement => {
                 tracing::debug!(%project, %cause, "a batch in one statement failed");
                 return Err(Failed::Again);
             }
             Err(CommitError::RolledBack(cause)) => return Err(cause.into()),
-            Err(CommitError::Unknown(cause)) => self.find(project, &done, cause).await?,
+            Err(CommitError::Unknown(cause)) => self.resolve(project, &done, is_one_statement, cause).await?,
         };
-        fill_revisions(&mut done.replies, &done.set, done.first_revision);
+        if is_one_statement {
+            fill_revisions(&mut done.replies, &done.set, done.first_revision);
+        }
         Ok(done)
     }
 
-    /// The connection broke during COMMIT: looks whether the first journal row of the batch is there.
-    async fn resolve(&self, project: &ProjectId, done: &Done, cause: StoreError) -> Result<(), Failed> {
+    /// The connection broke during COMMIT: looks whether the first journal row of the batch is there, and at which
+    /// revision.
+    async fn resolve(
+        &self,
+        project: &ProjectId,
+        done: &Done,
+        is_one_statement: bool,
+        cause: StoreError,
+    ) -> Result<Option<i64>, Failed> {
         tracing::warn!(%project, %cause, "the connection broke during a commit");
+        let expected = done.first_revision;
         if Mutant::AssumesCommitted.is_on() {
-            return Ok(());
+            return Ok(expected);
         }
-        let (Some(revision), Some((_, change))) = (done.first_revision, done.set.changes().first()) else {
+        let first = done.set.changes().first().filter(|_| expected.is_some() || is_one_statement);
+        let Some((_, change)) = first else {
             // Nothing but leases extended: repeating does the same.
             return Err(Failed::All(Error::DatabaseUnavailable));
         };
-        let is_there = found_out(|| journal::is_committed(&self.store, project, revision, change)).await?;
-        if is_there { Ok(()) } else { Err(Failed::Again) }
-    }
-
-    /// The connection broke while all of a batch was one statement: looks for the revision of its first submit.
-    async fn find(&self, project: &ProjectId, done: &Done, cause: StoreError) -> Result<Option<i64>, Failed> {
-        tracing::warn!(%project, %cause, "the connection broke during a commit");
-        let Some((_, submit)) = done.set.changes().first() else { return Err(Failed::Again) };
-        let revision = found_out(|| journal::find_submit(&self.store, project, submit)).await?;
-        if revision.is_some() { Ok(revision) } else { Err(Failed::Again) }
+        let until = Instant::now() + RESOLVE_LIMIT;
+        while Instant::now() < until {
+            match journal::find_committed(&self.store, project, change, expected).await {
+                Ok(Some(revision)) => return Ok(Some(revision)),
+                Ok(None) => return Err(Failed::Again),
+                Err(cause) => tracing::debug!(%cause, "the outcome of the commit is not known yet"),
+            }
+            tokio::time::sleep(RESOLVE_PAUSE).await;
+        }
+        Err(Failed::All(Error::CommitUnknown))
     }
 
     async fn decide_and_write(
@@ -449,22 +458,6 @@ impl Batcher {
 /// Whether a command with a key is refused. It may have been done before, and is then to be answered as it was.
 fn refuses_a_repeat(keys: &[Option<RequestKey>], replies: &[Option<Result<Reply>>]) -> bool {
     keys.iter().zip(replies).any(|(key, reply)| key.is_some() && matches!(reply, Some(Err(_))))
-}
-
-/// Looks for the outcome of a commit until the database says it.
-async fn found_out<T, F>(look: impl Fn() -> F) -> Result<T, Failed>
-where
-    F: Future<Output = StoreResult<T>>,
-{
-    let until = Instant::now() + RESOLVE_LIMIT;
-    while Instant::now() < until {
-        match look().await {
-            Ok(outcome) => return Ok(outcome),
-            Err(cause) => tracing::debug!(%cause, "the outcome of the commit is not known yet"),
-        }
-        tokio::time::sleep(RESOLVE_PAUSE).await;
-    }
-    Err(Failed::All(Error::CommitUnknown))
 }
 
 fn principals(pending: &[Pending]) -> Vec<Arc<str>> {

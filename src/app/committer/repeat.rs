@@ -25,9 +25,11 @@ pub(super) fn request_key(pending: &Pending, key: &IdempotencyKey) -> RequestKey
     RequestKey { principal: pending.caller.principal.clone(), method: key.method, key: key.key.clone() }
 }
 
-/// Answers the commands whose key was seen before. What may be one statement does not look, because few are: that
-/// statement fails when a key is taken, and what is then run in steps finds the answer here. Of two with the same key in one batch the second is told that the first
+/// Answers the commands whose key was seen before. Of two with the same key in one batch the second is told that the first
 /// is still running.
+///
+/// What may be one statement does not look, because few were seen: that statement fails when a key is taken, and what is
+/// then run in steps finds the answer here.
 pub(super) async fn replay(
     tx: &mut Tx,
     project: &ProjectId,
