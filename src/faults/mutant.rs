@@ -38,6 +38,8 @@ mutants! {
     CursorBySequence = "cursor_by_sequence",
     /// Callers are answered, and watchers told, while the COMMIT is still on its way.
     AnswerBeforeCommit = "answer_before_commit",
+    /// What was decided on rows that were not locked is written whether or not they are still as they were read.
+    WritesUnchecked = "writes_unchecked",
     /// Watchers are told before COMMIT.
     PublishBeforeCommit = "publish_before_commit",
     /// A COMMIT without an answer counts as done.

@@ -14,7 +14,7 @@ pub enum StoreError {
     /// A unique key was taken meanwhile: read again and decide again.
     #[error("a unique key is taken")]
     Unique,
-    /// Deadlock, serialization failure or lock time-out: the same transaction may succeed when run again.
+    /// Deadlock, lock time-out, or a row that is not as it was read: the same transaction may succeed when run again.
     #[error("the transaction lost against another one")]
     Conflict,
     /// The database does not answer, or broke the connection.
@@ -117,8 +117,9 @@ fn by_code(code: &str, cause: anyhow::Error) -> StoreError {
         };
     }
     match code {
-        // serialization_failure, deadlock_detected, lock_not_available
-        "40001" | "40P01" | "55P03" => StoreError::Conflict,
+        // serialization_failure, deadlock_detected, lock_not_available; and division_by_zero, which is how a statement says
+        // that something is not as it was read (`Sql::fetch_postgres_with`)
+        "40001" | "40P01" | "55P03" | "22012" => StoreError::Conflict,
         // disk_full
         "53100" => StoreError::Full,
         // idle_in_transaction_session_timeout, read_only_sql_transaction

@@ -57,7 +57,7 @@ pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[RequestKey]) -> Stor
     );
     let rows = keys_of(keys.iter(), keys.len()).int("place", (0..).take(keys.len()));
     let mut found = HashMap::new();
-    for row in &tx.fetch(statement.text(project.as_str()).rows(rows)).await? {
+    for row in &tx.read(statement.text(project.as_str()).rows(rows)).await? {
         let mut r = Reader::new(row);
         let place: i64 = r.get()?;
         let key = usize::try_from(place).ok().and_then(|place| keys.get(place)).ok_or_else(foreign_row)?;

@@ -121,7 +121,7 @@ pub async fn append_batch(
     Ok(Some(base + 1))
 }
 
-/// The append that is the last of what a transaction [in one statement](Tx::may_be_one_statement) writes.
+/// The append that is the last of what an [optimistic](Tx::is_optimistic) transaction writes.
 #[derive(Debug)]
 pub struct LastAppend {
     statement: Sql,
@@ -160,7 +160,7 @@ macro_rules! append {
                 UPDATE counter SET revision = revision + $2 WHERE project = $1 RETURNING revision - $2 AS base
              ), added AS (",
             insert_rows!("raised.base", "x, raised"),
-            "){others} SELECT {counts}",
+            "){others} SELECT {checks}",
             $first,
             " AS first"
         )

@@ -158,8 +158,7 @@ impl Store {
                 // One round trip for all of it.
                 let row = sqlx::raw_sql(concat!("BEGIN; ", now!())).fetch_one(&mut **connection).await?;
                 let time = Reader::new(&QueryResult::from(row)).get::<i64>()?;
-                self.0.clock.was_read(time, Instant::now());
-                tx.now = time + shift;
+                tx.now = self.0.clock.was_read(time, Instant::now()) + shift;
             }
             Ok(tx)
         })
@@ -168,13 +167,14 @@ impl Store {
         Ok(tx)
     }
 
-    /// The same without a round trip, if the time is known: BEGIN is sent with the first statement, or never if that is
-    /// the only one ([`Tx::only`]). For what is decided without reading: then a time that lags by the way of an answer is as
-    /// good as one that was just read.
-    pub async fn begin_late(&self) -> StoreResult<Tx> {
+    /// The same without a round trip and without locks, if the time is known: reads see what is committed, BEGIN is sent
+    /// before the first write, or never if that is the only one ([`Tx::only`]). What is decided on rows that were read so
+    /// is written on condition that they are still as they were; a time that lags by the way of an answer is as good as
+    /// one that was just read.
+    pub async fn begin_optimistic(&self) -> StoreResult<Tx> {
         let fresh = if self.backend() == DatabaseBackend::Sqlite { None } else { self.0.clock.time(Instant::now()) };
         // What a mutant does wrong, it does in a transaction.
-        let is_mutant = Mutant::ALL.iter().any(|mutant| mutant.is_on());
+        let is_mutant = Mutant::ALL.iter().any(|mutant| mutant.is_on() && *mutant != Mutant::WritesUnchecked);
         let Some(time) = fresh.filter(|_| !is_mutant) else { return self.begin().await };
         Point::BeforeBegin.pass().await.map_err(StoreError::Unavailable)?;
         let mut tx = limited(self.transaction()).await?;
@@ -289,12 +289,22 @@ impl Tx {
         self.now
     }
 
+    /// Runs a write that answers rows, or a read that locks them.
     async fn fetch(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
         if statement.is_idle() {
             return Ok(Vec::new());
         }
         self.flush_first().await?;
         self.begin_first().await?;
+        self.read(statement).await
+    }
+
+    /// Runs a read. It needs no BEGIN.
+    async fn read(&mut self, statement: Sql) -> StoreResult<Vec<QueryResult>> {
+        if statement.is_idle() {
+            return Ok(Vec::new());
+        }
+        self.flush_first().await?;
         self.count();
         let connection = self.connection.as_mut().ok_or_else(finished)?;
         limited(connection.fetch(statement)).await
@@ -308,8 +318,8 @@ impl Tx {
         self.run_one(statement).await.map(|_| ())
     }
 
-    /// Runs a statement with the next one at the latest, and fails that one with a conflict if it does not change exactly
-    /// the `expected` number of rows.
+    /// Runs a statement with the next write at the latest, and fails that one with a conflict if it does not change, or
+    /// lock, exactly the `expected` number of rows.
     fn defer(&mut self, statement: Sql, expected: Option<usize>) {
         if !statement.is_idle() {
             self.deferred.push((statement, expected));
@@ -329,7 +339,9 @@ impl Tx {
     async fn flush(&mut self) -> StoreResult<()> {
         for (statement, expected) in std::mem::take(&mut self.deferred) {
             let changed = self.run_one(statement).await?;
-            exactly(expected, changed)?;
+            if expected.is_some_and(|expected| usize::try_from(changed) != Ok(expected)) {
+                return Err(StoreError::Conflict);
+            }
         }
         Ok(())
     }
@@ -343,13 +355,13 @@ impl Tx {
         Box::pin(limited(self.run("BEGIN"))).await
     }
 
-    /// Whether nothing was sent so far, so that one statement can be all of it.
-    pub(crate) fn may_be_one_statement(&self) -> bool {
-        !self.has_begun && self.deferred.iter().all(|(_, expected)| expected.is_none())
+    /// Whether it is optimistic: nothing was written or locked so far, so that one statement can be all of it.
+    pub(crate) fn is_optimistic(&self) -> bool {
+        !self.has_begun
     }
 
-    /// Runs a statement, what was deferred, and `after`, as all there is of a transaction that
-    /// [may be one statement](Self::may_be_one_statement): it commits by itself, in the same round trip.
+    /// Runs a statement, what was deferred, and `after`, as all there is of a transaction that is
+    /// [optimistic](Self::is_optimistic): it commits by itself, in the same round trip.
     async fn only(mut self, statement: Sql, after: Vec<Sql>) -> Result<Vec<QueryResult>, CommitError> {
         match self.send_only(statement, after).await {
             Ok(rows) => Ok(rows),
@@ -377,16 +389,11 @@ impl Tx {
     }
 
     async fn send_together(&mut self, statement: Sql, after: Vec<Sql>) -> StoreResult<Vec<QueryResult>> {
-        let (mut others, expected): (Vec<Sql>, Vec<Option<usize>>) =
-            std::mem::take(&mut self.deferred).into_iter().unzip();
-        others.extend(after);
+        let mut others = std::mem::take(&mut self.deferred);
+        others.extend(after.into_iter().map(|statement| (statement, None)));
         self.count();
         let Some(Connection::Postgres(connection)) = &mut self.connection else { return Err(finished()) };
-        let (changed, rows) = limited(statement.fetch_postgres_with(others, connection)).await?;
-        for (expected, changed) in expected.into_iter().zip(changed) {
-            exactly(expected, changed)?;
-        }
-        Ok(rows)
+        limited(statement.fetch_postgres_with(others, connection)).await
     }
 
     /// Runs a statement and answers how many rows it changed.
@@ -474,15 +481,6 @@ impl Drop for Tx {
             Some(Connection::Sqlite(connection)) => connection.close_on_drop(),
             None => {}
         }
-    }
-}
-
-/// Whether a statement changed what it must.
-fn exactly(expected: Option<usize>, changed: u64) -> StoreResult<()> {
-    if expected.is_none_or(|expected| usize::try_from(changed).is_ok_and(|changed| changed == expected)) {
-        Ok(())
-    } else {
-        Err(StoreError::Conflict)
     }
 }
 

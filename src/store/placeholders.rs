@@ -6,8 +6,8 @@
 //! named rows only.
 //!
 //! `FROM {of attempt a by task_id epoch}` are the rows of a table that `x` names by these columns, as `a` beside `x`, and
-//! `UPDATE lease SET … {at lease by id}` is about those. On PostgreSQL they are looked up one after the other, so that
-//! there is no other plan to be kept.
+//! `UPDATE lease SET … {at lease by id}` is about those; on PostgreSQL so is `DELETE FROM lease {at lease by id}`. There
+//! they are looked up one after the other, so that there is no other plan to be kept.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -33,8 +33,9 @@ pub(super) fn looked_up(text: &str, is_postgres: bool) -> Cow<'_, str> {
             (false, false) => write!(out, "x JOIN {table} {alias} ON {}", same(alias)),
             (true, true) => write!(
                 out,
-                "FROM (SELECT x.*, k.ctid AS place FROM x CROSS JOIN LATERAL \
+                "{} (SELECT x.*, k.ctid AS place FROM x CROSS JOIN LATERAL \
                  (SELECT k.ctid FROM {table} k WHERE {} OFFSET 0) k) x WHERE {table}.ctid = x.place",
+                if before.ends_with(&format!("DELETE FROM {table} ")) { "USING" } else { "FROM" },
                 same("k")
             ),
             (true, false) => write!(out, "FROM x WHERE {}", same(table)),

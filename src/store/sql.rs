@@ -33,6 +33,9 @@ const SQLITE_CHUNKS: [usize; 4] = [256, 32, 4, 1];
 /// are. With fewer rows it would save little, and for every choice of such columns there is another text to be prepared.
 const SHARED_FROM: usize = 64;
 
+/// How a statement ends that writes nothing and locks the rows it answers.
+const LOCKS: &str = "FOR SHARE";
+
 /// The size of the chunk that holds so many rows; several of the largest if there are more. Rows that match nothing fill
 /// it up: one statement then instead of one for each power that makes up the number.
 pub(super) fn sqlite_chunk(rows: usize) -> usize {
@@ -315,39 +318,38 @@ impl Sql {
         self.rows.as_ref().is_some_and(|rows| rows.len == 0)
     }
 
-    /// Runs this statement and others in one round trip on PostgreSQL, and returns how many rows each of the others
-    /// changed and the rows this one answers.
+    /// Runs this statement and others in one round trip on PostgreSQL, and returns the rows this one answers.
     ///
-    /// The others become its `WITH` items where it says `{others}`, and their counts its first columns where it says
-    /// `{counts}`. All of them see the database as it was before, and none may change a row that another one changes.
+    /// The others become its `WITH` items where it says `{others}`. Its first columns, where it says `{checks}`, make them
+    /// run in their order and before the rest of it, and divide by zero if one does not change as many rows as it must:
+    /// then all of it fails with a conflict. All of them see the database as it was before, and none may change a row that
+    /// another one changes.
     pub(super) async fn fetch_postgres_with(
         self,
-        others: Vec<Sql>,
+        others: Vec<(Sql, Option<usize>)>,
         connection: &mut PgConnection,
-    ) -> StoreResult<(Vec<u64>, Vec<QueryResult>)> {
+    ) -> StoreResult<Vec<QueryResult>> {
         let mut arguments = PgArguments::default();
         let mut bound = 0;
-        let (mut items, mut counts) = (String::new(), String::new());
-        let number = others.len();
+        let (mut items, mut checks) = (String::new(), String::new());
         let text = self.into_postgres(&mut arguments, &mut bound)?;
-        for (i, other) in others.into_iter().enumerate() {
+        for (i, (other, expected)) in others.into_iter().enumerate() {
             let item = other.into_postgres(&mut arguments, &mut bound)?;
             let item = item.split_once('\n').map_or(item.as_str(), |(_name, item)| item);
-            let _ = write!(items, ", o{i} AS ({item} RETURNING 1)");
-            let _ = write!(counts, "(SELECT count(*) FROM o{i}), ");
+            let returning = if item.ends_with(LOCKS) { "" } else { " RETURNING 1" };
+            let _ = write!(items, ", o{i} AS ({item}{returning})");
+            let _ = match expected {
+                None => write!(checks, "(SELECT count(*) FROM o{i}), "),
+                Some(expected) => {
+                    bind_scalar_postgres(&mut arguments, Scalar::Int(i64::try_from(expected).unwrap_or(i64::MAX)))?;
+                    bound += 1;
+                    write!(checks, "(SELECT 1 / (count(*) = ${bound})::integer FROM o{i}), ")
+                }
+            };
         }
-        let text = text.replace("{others}", &items).replace("{counts}", &counts);
+        let text = text.replace("{others}", &items).replace("{checks}", &checks);
         let rows = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?;
-        let rows: Vec<QueryResult> = rows.into_iter().map(QueryResult::from).collect();
-        let mut changed = Vec::with_capacity(number);
-        if let Some(row) = rows.first() {
-            let mut r = Reader::new(row);
-            for _ in 0..number {
-                let count: i64 = r.get()?;
-                changed.push(u64::try_from(count).unwrap_or(0));
-            }
-        }
-        Ok((changed, rows))
+        Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
     fn for_postgres(self) -> StoreResult<Option<(String, PgArguments)>> {

@@ -51,7 +51,7 @@ pub async fn find(tx: &mut Tx, project: &ProjectId, keys: &[UniqueKey]) -> Store
          WITH {x} SELECT u.type, u.key, u.task_id, u.expire_time
          FROM {of unique_key u by type key}",
     );
-    let rows = tx.fetch(statement.text(project.as_str()).rows(keys_of(keys.iter(), keys.len()))).await?;
+    let rows = tx.read(statement.text(project.as_str()).rows(keys_of(keys.iter(), keys.len()))).await?;
     rows.iter()
         .map(|row| {
             let mut r = Reader::new(row);

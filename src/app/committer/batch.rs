@@ -42,6 +42,9 @@ use crate::{
 const WHOLE_TRIES: usize = 3;
 /// Tasks whose time has come are marked due at most this often per project; the dispatch loop polls slower than this.
 const PROMOTE_INTERVAL: Micros = 50_000;
+/// After an optimistic batch has lost against another transaction, so long those of its project lock what they read.
+/// Others work on the same rows, most likely a second replica, and a batch that loses is work for nothing.
+const CAUTION: Duration = Duration::from_secs(1);
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -60,6 +63,8 @@ pub(super) struct Batcher {
     promoted: Mutex<HashMap<ProjectId, Micros>>,
     /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
     limited_queues: Mutex<HashSet<(ProjectId, String)>>,
+    /// When an optimistic batch of each project last lost.
+    lost: Mutex<HashMap<ProjectId, Instant>>,
     recent: Recent,
 }
 
@@ -115,6 +120,7 @@ impl Batcher {
             known_queues: Mutex::default(),
             promoted: Mutex::default(),
             limited_queues: Mutex::default(),
+            lost: Mutex::default(),
             recent: Recent::default(),
         }
     }
@@ -167,12 +173,16 @@ impl Batcher {
     }
 
     async fn transaction(&self, project: &ProjectId, pending: &[Pending], in_steps: bool) -> Result<Done, Failed> {
-        let is_blind = !in_steps && pending.iter().all(|p| p.command.is_decided_blind());
-        let mut tx = if is_blind { self.store.begin_late().await? } else { self.store.begin().await? };
+        let is_optimistic = !in_steps && self.may_be_optimistic(project, pending);
+        let mut tx = if is_optimistic { self.store.begin_optimistic().await? } else { self.store.begin().await? };
         let outcome = self.decide_and_write(&mut tx, project, pending).await;
         let (mut done, dirty) = match outcome {
             Ok(outcome) => outcome,
             Err(failed) => {
+                if is_optimistic {
+                    // It may have seen what is to be marked due, and could not.
+                    self.promoted.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+                }
                 tx.rollback().await;
                 return Err(failed);
             }
@@ -192,17 +202,36 @@ impl Batcher {
         };
         done.first_revision = match committed {
             Ok(first) => first,
-            Err(CommitError::RolledBack(StoreError::Bug(cause))) if is_one_statement => {
-                tracing::debug!(%project, %cause, "a batch in one statement failed");
-                return Err(Failed::Again);
+            Err(CommitError::RolledBack(cause)) => {
+                if is_optimistic && matches!(cause, StoreError::Conflict) {
+                    self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), Instant::now());
+                }
+                return Err(cause.into());
             }
-            Err(CommitError::RolledBack(cause)) => return Err(cause.into()),
             Err(CommitError::Unknown(cause)) => self.resolve(project, &done, is_one_statement, cause).await?,
         };
         if is_one_statement {
             fill_revisions(&mut done.replies, &done.set, done.first_revision);
         }
         Ok(done)
+    }
+
+    /// Whether a batch may go without locks: the kinds of its commands allow it, nobody else is likely to be at its rows,
+    /// and it claims from no queue with a limit.
+    fn may_be_optimistic(&self, project: &ProjectId, pending: &[Pending]) -> bool {
+        if pending.iter().all(|p| p.command.is_decided_blind()) {
+            return true;
+        }
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).get(project).copied();
+        let limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_limited = |command: &Command| match command {
+            Command::Lease { want, .. } if !limited.is_empty() => {
+                want.queues.iter().any(|queue| limited.contains(&(project.clone(), queue.clone())))
+            }
+            _ => false,
+        };
+        lost.is_none_or(|lost| lost.elapsed() >= CAUTION)
+            && pending.iter().all(|p| p.command.may_be_optimistic() && !is_limited(&p.command))
     }
 
     /// The connection broke during COMMIT: looks whether the first journal row of the batch is there, and at which
@@ -247,13 +276,15 @@ impl Batcher {
         let mut busy = vec![false; pending.len()];
         let mut set = Workset::new(now);
 
-        let keys = repeat::replay(tx, project, pending, &mut replies).await?;
+        let is_blind = tx.is_optimistic() && pending.iter().all(|p| p.command.is_decided_blind());
+        let keys = repeat::replay(tx, project, pending, is_blind, &mut replies).await?;
         // First of all, so that every task is read with the mark it has from here on.
         let mut claims = Claims::new(now);
-        claims.promote(tx, project, self.promotes_now(project, pending, now)).await?;
+        let promotes = self.promotes_now(project, pending, now);
+        claims.promote(tx, project, promotes && !tx.is_optimistic()).await?;
         let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &self.recent, &mut set).await?;
         let mut unique = read::read_unique_keys(tx, project, pending, &replies, &mut set).await?;
-        claims.find(tx, project, pending, &replies, &mut set).await?;
+        claims.find(tx, project, pending, &replies, promotes, &mut set).await?;
         self.remember_limits(project, &claims);
 
         let facts = Facts { project, now, last_attempts: &last_attempts };
@@ -280,11 +311,12 @@ impl Batcher {
             });
         }
 
-        if tx.may_be_one_statement() && refuses_a_repeat(&keys, &replies) {
+        if is_blind && refuses_a_repeat(&keys, &replies) {
             return Err(Failed::Again);
         }
         read::read_inputs(tx, project, &mut replies, &claims).await?;
         let nets = set.nets();
+        claims.check_queues(tx, project);
         tasks::write(tx, project, &nets).await?;
         unique_keys::release(tx, project, &unique.released()).await?;
         unique_keys::take(tx, project, &unique.taken()).await?;
@@ -345,7 +377,7 @@ impl Batcher {
             queues::add_stats(tx, project, &stats).await?;
             return Ok(Journalled { new_queues, first_revision: None, append: None });
         }
-        if tx.may_be_one_statement() {
+        if tx.is_optimistic() {
             let append = Some(LastAppend::new(project, &entries, &stats)?);
             return Ok(Journalled { new_queues, first_revision: None, append });
         }

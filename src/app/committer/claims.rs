@@ -21,8 +21,8 @@ use crate::{
     ids::{ProjectId, TaskId},
     live::wakeups::Want,
     store::{
-        StoreResult, Tx, queues,
-        tasks::{self, Lane},
+        StoreError, StoreResult, Tx, queues,
+        tasks::{self, Claimed, Lane},
     },
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Claims {
     /// The theoretical arrival time of each queue with a rate, as read.
     arrival: HashMap<String, Micros>,
     taken: HashMap<String, i64>,
+    /// When the settings of the queues were written that were seen without a lock.
+    seen: Vec<(String, Micros)>,
     now: Micros,
     /// How many tasks of each queue and type were marked due.
     pub(super) promoted: BTreeMap<Due, usize>,
@@ -60,13 +62,15 @@ impl Claims {
         Self { now, ..Self::default() }
     }
 
-    /// Finds what the lease commands may have: due tasks of each group of equal wants, within the limits of the queues.
+    /// Finds what the lease commands may have: due tasks of each group of equal wants, within the limits of the queues. An
+    /// optimistic transaction cannot if there is a limit, or with `promotes` something to be marked due: that is a conflict.
     pub(super) async fn find(
         &mut self,
         tx: &mut Tx,
         project: &ProjectId,
         pending: &[Pending],
         replies: &[Option<Result<Reply>>],
+        promotes: bool,
         set: &mut Workset,
     ) -> StoreResult<()> {
         let mut wanted: Vec<(&Want, usize)> = Vec::new();
@@ -83,15 +87,22 @@ impl Claims {
         if wanted.is_empty() {
             return Ok(());
         }
-        let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
-        self.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
+        if !tx.is_optimistic() {
+            let names: HashSet<&String> = wanted.iter().flat_map(|(want, _)| want.queues.iter()).collect();
+            self.read_limits(tx, project, names.into_iter().cloned().collect()).await?;
+        }
         let mut claimed: HashSet<TaskId> = HashSet::new();
         for (want, limit) in wanted {
             // What an equal part of another want found is locked by ourselves and comes again: ask for more, drop those.
             let limit = (limit + claimed.len()).min(BATCH_TASKS);
             let lanes = self.lanes(want, limit);
             let mut queue: VecDeque<Claim> = VecDeque::new();
-            for found in tasks::claim(tx, project, &lanes, limit).await? {
+            let found = if tx.is_optimistic() {
+                self.find_unlocked(tx, project, &lanes, limit, promotes).await?
+            } else {
+                tasks::claim(tx, project, &lanes, limit).await?
+            };
+            for found in found {
                 let id = found.task.id;
                 if !claimed.insert(id) {
                     continue;
@@ -110,6 +121,36 @@ impl Claims {
             self.found.push((want.clone(), queue));
         }
         Ok(())
+    }
+
+    async fn find_unlocked(
+        &mut self,
+        tx: &mut Tx,
+        project: &ProjectId,
+        lanes: &[Lane],
+        limit: usize,
+        promotes: bool,
+    ) -> StoreResult<Vec<Claimed>> {
+        let overdue_at = if promotes { self.now } else { Micros::MIN };
+        let due = tasks::find_due(tx, project, lanes, limit, overdue_at).await?;
+        for (name, queue) in due.queues {
+            let (Some(update_time), Some(false)) = (queue.update_time, queue.is_limited) else {
+                return Err(StoreError::Conflict);
+            };
+            let settings = QueueSettings { lease_duration: queue.lease_duration, ..QueueSettings::default() };
+            if self.settings.insert(name.clone(), settings).is_none() {
+                self.seen.push((name, update_time));
+            }
+        }
+        // Another replica's clock may be a moment ahead of what this one was told.
+        let is_early = due.claimed.iter().any(|claimed| !claimed.task.is_due(self.now));
+        if due.is_overdue || is_early { Err(StoreError::Conflict) } else { Ok(due.claimed) }
+    }
+
+    /// Makes the transaction fail if a queue was paused or got a limit since it was seen.
+    pub(super) fn check_queues(&mut self, tx: &mut Tx, project: &ProjectId) {
+        self.seen.sort_unstable();
+        queues::check(tx, project, &self.seen);
     }
 
     /// Whether a claimed task has an input that was not read with it.

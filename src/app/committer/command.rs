@@ -62,6 +62,17 @@ impl Command {
         let Self::Submit { tasks, .. } = self else { return false };
         tasks.iter().all(|task| !task.id_given && task.new.spec.unique_key.is_none())
     }
+
+    /// Whether it may be decided on rows that are not locked: the write of what it changes says whether they are still as
+    /// they were read.
+    pub(super) fn may_be_optimistic(&self) -> bool {
+        match self {
+            Self::Submit { .. } => self.is_decided_blind(),
+            Self::Lease { .. } => true,
+            Self::Promote => false,
+            Self::Change(items) => items.iter().all(|item| item.action.ends_attempt()),
+        }
+    }
 }
 
 /// A task to be submitted.
@@ -150,6 +161,11 @@ impl Action {
     /// Whether a final task may be changed by it, so that the wide row must be locked as well.
     pub(super) fn is_deep(&self) -> bool {
         matches!(self, Self::Retry | Self::Update(_) | Self::Delete { .. })
+    }
+
+    /// Whether it is a worker's last word on an attempt.
+    fn ends_attempt(&self) -> bool {
+        matches!(self, Self::Complete { .. } | Self::Fail { .. } | Self::Release { .. })
     }
 
     /// The epoch whose ended attempt a repeated report is compared with.

@@ -28,12 +28,13 @@ pub(super) fn request_key(pending: &Pending, key: &IdempotencyKey) -> RequestKey
 /// Answers the commands whose key was seen before. Of two with the same key in one batch the second is told that the first
 /// is still running.
 ///
-/// What may be one statement does not look, because few were seen: that statement fails when a key is taken, and what is
-/// then run in steps finds the answer here.
+/// With `blind` it does not look, because few were seen: the write fails when a key is taken, and what is then run in
+/// steps finds the answer here.
 pub(super) async fn replay(
     tx: &mut Tx,
     project: &ProjectId,
     pending: &[Pending],
+    blind: bool,
     replies: &mut [Option<Result<Reply>>],
 ) -> StoreResult<Vec<Option<RequestKey>>> {
     let ids: Vec<Option<RequestKey>> =
@@ -42,7 +43,7 @@ pub(super) async fn replay(
     if asked.is_empty() {
         return Ok(ids);
     }
-    let found = if tx.may_be_one_statement() { HashMap::new() } else { idempotency::find(tx, project, &asked).await? };
+    let found = if blind { HashMap::new() } else { idempotency::find(tx, project, &asked).await? };
     let mut first_in_batch: HashMap<&RequestKey, [u8; 32]> = HashMap::new();
     for (number, (p, id)) in pending.iter().zip(&ids).enumerate() {
         let (Some(id), Some(key)) = (id, key_of(&p.command)) else { continue };

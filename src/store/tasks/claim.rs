@@ -1,9 +1,12 @@
 //! What is due: which waiting tasks to lease next, and which tasks ran out of time.
 
+use std::collections::HashMap;
+
 use super::{
     super::{
         Store, Tx,
         error::StoreResult,
+        queues::SeenQueue,
         sql::{Reader, Rows, Sql},
     },
     decode::{self, ready_columns, wide_columns},
@@ -122,7 +125,7 @@ macro_rules! wide_row {
 macro_rules! due_rows {
     ($lock:literal) => {
         concat!(
-            " FROM x CROSS JOIN LATERAL (
+            " CROSS JOIN LATERAL (
                 SELECT r.* FROM ready r
                 WHERE r.project = $1 AND r.queue = x.queue AND r.type = x.type AND r.due
                 ORDER BY r.rank, r.run_time, r.id LIMIT x.most ",
@@ -132,10 +135,64 @@ macro_rules! due_rows {
     };
 }
 
+/// What may be leased, as an optimistic transaction sees it.
+#[derive(Debug)]
+pub struct Due {
+    /// Whether tasks whose `run_time` has come are still to be marked due ([`promote`]).
+    pub is_overdue: bool,
+    /// The tasks, in the order of their lanes.
+    pub claimed: Vec<Claimed>,
+    /// The queue of each of them, by name.
+    pub queues: HashMap<String, SeenQueue>,
+}
+
+/// [`claim`] without locks, for PostgreSQL, and with what must be known of the queues: all in one statement. Paused queues
+/// are left out. Whoever leases what it answers must write that with [`queues::check`].
+pub async fn find_due(
+    tx: &mut Tx,
+    project: &ProjectId,
+    lanes: &[Lane],
+    limit: usize,
+    overdue_at: Micros,
+) -> StoreResult<Due> {
+    let rows = tx.read(of_lanes(tx, project, lanes, limit, FIND_DUE).int(overdue_at)).await?;
+    let mut due = Due { is_overdue: false, claimed: Vec::with_capacity(rows.len()), queues: HashMap::new() };
+    for row in &rows {
+        let mut r = Reader::new(row);
+        due.is_overdue = r.get()?;
+        let queue = SeenQueue { update_time: r.get()?, is_limited: r.get()?, lease_duration: r.get()? };
+        if let Some(claimed) = claimed_of(project, &mut r)? {
+            let name = &claimed.task.spec.queue;
+            if !due.queues.contains_key(name) {
+                due.queues.insert(name.clone(), queue);
+            }
+            due.claimed.push(claimed);
+        }
+    }
+    Ok(due)
+}
+
+/// One row at least, to say whether something is overdue. The wide rows come last, because they are wanted of those only
+/// that are left.
+const FIND_DUE: &str = concat!(
+    "-- tasks::find_due\nWITH {x}, d AS (
+        SELECT r.*, q.update_time AS queue_time, q.max_running > 0 OR q.rate_count > 0 AS is_limited, q.lease_duration",
+    " FROM x LEFT JOIN LATERAL (SELECT * FROM queue k WHERE k.project = $1 AND k.name = x.queue OFFSET 0) q ON true",
+    due_rows!(""),
+    " WHERE q.paused IS NOT TRUE ORDER BY r.rank, r.run_time, r.id LIMIT $2
+    ) SELECT o.is_overdue, r.queue_time, r.is_limited, r.lease_duration, ",
+    claimed_columns!(),
+    " FROM (SELECT EXISTS (SELECT FROM ready WHERE project = $1 AND NOT due AND run_time <= $3) AS is_overdue) o
+    LEFT JOIN (d r",
+    wide_row!(),
+    ") ON true ORDER BY r.rank, r.run_time, r.id"
+);
+
 /// PostgreSQL skips what another transaction is claiming.
 const CLAIM: &str = concat!(
     "-- tasks::claim\nWITH {x} SELECT ",
     claimed_columns!(),
+    " FROM x",
     due_rows!("FOR UPDATE SKIP LOCKED"),
     wide_row!(),
     " ORDER BY r.rank, r.run_time, r.id LIMIT $2"
@@ -166,7 +223,7 @@ fn of_lanes(tx: &Tx, project: &ProjectId, lanes: &[Lane], limit: usize, text: &'
 /// What would be claimed, without locks.
 async fn look(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
     const LOOK: &str =
-        concat!("-- tasks::look\nWITH {x} SELECT r.id", due_rows!(""), " ORDER BY r.rank, r.run_time, r.id LIMIT $2");
+        concat!("-- tasks::look\nWITH {x} SELECT r.id FROM x", due_rows!(""), " ORDER BY r.rank, r.run_time, r.id LIMIT $2");
     let rows = tx.fetch(of_lanes(tx, project, lanes, limit, LOOK)).await?;
     rows.iter().map(|row| Ok(TaskId(Reader::new(row).get()?))).collect()
 }
@@ -188,18 +245,22 @@ async fn claimed(tx: &mut Tx, project: &ProjectId, statement: Sql) -> StoreResul
     let rows = tx.fetch(statement).await?;
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
-        let mut r = Reader::new(row);
-        let place = (r.get()?, r.get()?, TaskId(r.get()?));
-        let live = decode::live(&mut r)?;
-        let mut task = decode::wide(project, &mut r)?;
-        task.input = decode::payload(&mut r)?;
-        let size: Option<i32> = r.get()?;
-        if let Some(live) = live {
-            live.put(&mut task);
-            found.push(Claimed { task, input_bytes: usize::try_from(size.unwrap_or(0)).unwrap_or(0), place });
-        }
+        found.extend(claimed_of(project, &mut Reader::new(row))?);
     }
     Ok(found)
+}
+
+/// Reads [`claimed_columns`]; none if they are null.
+fn claimed_of(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Option<Claimed>> {
+    let rank: Option<i32> = r.get()?;
+    let Some(rank) = rank else { return Ok(None) };
+    let place = (rank, r.get()?, TaskId(r.get()?));
+    let Some(live) = decode::live(r)? else { return Ok(None) };
+    let mut task = decode::wide(project, r)?;
+    live.put(&mut task);
+    task.input = decode::payload(r)?;
+    let size: Option<i32> = r.get()?;
+    Ok(Some(Claimed { task, input_bytes: usize::try_from(size.unwrap_or(0)).unwrap_or(0), place }))
 }
 
 /// Which of some queues and types have due tasks, with how many, counted up to `limit`.

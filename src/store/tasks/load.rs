@@ -26,7 +26,7 @@ pub struct Loaded {
     pub held: bool,
 }
 
-/// The rows a batch holds.
+/// The rows a batch holds, or in an optimistic transaction those that it saw.
 #[derive(Debug, Default)]
 pub struct Held {
     /// The `ready` and `lease` rows that are ours.
@@ -52,7 +52,7 @@ impl Held {
 
 /// Locks and reads the narrow rows of tasks, and locks the wide rows of those in `deep` (changes of final tasks). Never
 /// waits: what another transaction holds is left out, the caller comes back to it later. On SQLite there is one writer,
-/// and everything is ours.
+/// and everything is ours. An optimistic transaction locks nothing, and treats what it saw as its own.
 ///
 /// The wide rows are read in a second statement ([`load`]), so that it sees what the holders before us committed.
 pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashSet<TaskId>) -> StoreResult<Held> {
@@ -71,7 +71,7 @@ pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashS
         " FROM r UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
          NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM t"
     );
-    let sqlite = concat!(
+    let unlocked = concat!(
         "-- tasks::lock\nWITH {x} SELECT l.id, ",
         lease_columns!(),
         " FROM lease l WHERE l.project = $1 AND l.id {in_x} UNION ALL SELECT r.id, ",
@@ -80,14 +80,14 @@ pub async fn lock(tx: &mut Tx, project: &ProjectId, ids: &[TaskId], deep: &HashS
     );
     let mut rows = Rows::ids(ids.iter().map(|id| id.0));
     let mut held = Held::default();
-    let text = if tx.is_postgres() {
+    let locks = tx.is_postgres() && !tx.is_optimistic();
+    if locks {
         rows = rows.flag("deep", ids.iter().map(|id| deep.contains(id)));
-        postgres
     } else {
         held.wide.clone_from(deep);
-        sqlite
-    };
-    for row in &tx.fetch(Sql::new(text).text(project.as_str()).rows(rows)).await? {
+    }
+    let statement = Sql::new(if locks { postgres } else { unlocked }).text(project.as_str()).rows(rows);
+    for row in &tx.read(statement).await? {
         let mut r = Reader::new(row);
         let id = TaskId(r.get()?);
         match decode::live(&mut r)? {
@@ -114,7 +114,7 @@ pub async fn load(
     ))
     .text(project.as_str())
     .rows(Rows::ids(ids.iter().map(|id| id.0)));
-    let rows = tx.fetch(statement).await?;
+    let rows = tx.read(statement).await?;
     let mut found = Vec::with_capacity(rows.len());
     let mut elsewhere: Vec<TaskId> = Vec::new();
     for row in &rows {
@@ -146,7 +146,7 @@ pub async fn peek(
         ", NULL, NULL, t.result, t.result_type FROM ",
         named_tasks!()
     ));
-    let rows = tx.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await?;
+    let rows = tx.read(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await?;
     rows.iter()
         .map(|row| {
             let decoded = decode::task(project, row, true)?;
@@ -167,7 +167,7 @@ pub async fn inputs(
          WHERE project = $1 AND id {in_x} AND input IS NOT NULL",
     );
     let mut found = HashMap::new();
-    for row in &tx.fetch(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await? {
+    for row in &tx.read(statement.text(project.as_str()).rows(Rows::ids(ids.map(|id| id.0)))).await? {
         let mut r = Reader::new(row);
         let id = TaskId(r.get()?);
         if let Some(input) = decode::payload(&mut r)? {
@@ -195,7 +195,7 @@ pub async fn last_attempts(
             .int("epoch", tokens.iter().map(|(_, epoch)| *epoch)),
     );
     let mut found = HashMap::new();
-    for row in &tx.fetch(statement).await? {
+    for row in &tx.read(statement).await? {
         let mut r = Reader::new(row);
         let attempt = decode::attempt(&mut r)?;
         found.insert((TaskId(r.get()?), attempt.epoch), attempt);

@@ -8,7 +8,9 @@ mod walks;
 mod write;
 
 pub use self::{
-    claim::{Claimed, Lane, claim, due_lanes, expired_running, expired_waiting, overdue_projects, promote},
+    claim::{
+        Claimed, Due, Lane, claim, due_lanes, expired_running, expired_waiting, find_due, overdue_projects, promote,
+    },
     list::{COUNT_LIMIT, attempts, count, get, list},
     load::{Held, Loaded, inputs, last_attempts, load, lock, peek},
     write::{Net, write},

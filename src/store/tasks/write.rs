@@ -17,6 +17,7 @@ use crate::{
         task_state::TaskState,
         transition::DeadLetterReason,
     },
+    faults::Mutant,
     ids::ProjectId,
 };
 
@@ -51,9 +52,8 @@ fn place(task: Option<&Arc<Task>>) -> Place {
     }
 }
 
-/// Writes all of it, with the next statement at the latest. Every row that is changed was locked or made by this
-/// transaction, so nothing here waits except inserts of unique keys. A live row that is not where it was read fails the
-/// batch: then the lock was not ours, and nothing of what was decided holds.
+/// Writes all of it, with the next statement at the latest. Rows that were locked are changed without waiting. A live row
+/// that is not where it was read, or not as it was, fails the batch: then nothing of what was decided on it holds.
 pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResult<()> {
     let now = tx.now();
     let mut w = Work::default();
@@ -61,8 +61,9 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
         w.sort(net);
     }
     let p = project.as_str();
-    tx.defer(delete_ready(p, &w.ready_delete), Some(w.ready_delete.len()));
-    tx.defer(delete_lease(p, &w.lease_delete), Some(w.lease_delete.len()));
+    let checked = |rows: usize| (!Mutant::WritesUnchecked.is_on()).then_some(rows);
+    tx.defer(delete_ready(tx, p, &w.ready_delete), checked(w.ready_delete.len()));
+    tx.defer(delete_lease(tx, p, &w.lease_delete), checked(w.lease_delete.len()));
     tx.defer(delete_closed(p, &w.closed_delete), None);
     tx.defer(delete_dead_letter(p, &w.dead_letter_delete), None);
     tx.defer(insert_task(p, &w.task_insert), None);
@@ -198,16 +199,39 @@ fn ids(tasks: &[&Task]) -> Rows {
     Rows::ids(tasks.iter().map(|t| t.id.0))
 }
 
-fn delete_ready(project: &str, tasks: &[&Task]) -> Sql {
-    Sql::new("-- tasks::delete_ready\nWITH {x} DELETE FROM ready WHERE project = $1 AND id {in_x}")
-        .text(project)
-        .rows(ids(tasks))
+/// As it was read: where nothing was locked, somebody may have changed it since.
+fn delete_ready(tx: &Tx, project: &str, tasks: &[&Task]) -> Sql {
+    if !tx.is_postgres() {
+        return Sql::new("-- tasks::delete_ready\nWITH {x} DELETE FROM ready WHERE project = $1 AND id {in_x}")
+            .text(project)
+            .rows(ids(tasks));
+    }
+    Sql::new(
+        "-- tasks::delete_ready
+         WITH {x} DELETE FROM ready {at ready by id} AND ready.version = x.version",
+    )
+    .text(project)
+    .rows(ids(tasks).int("version", tasks.iter().map(|t| t.version)))
 }
 
-fn delete_lease(project: &str, tasks: &[&Task]) -> Sql {
-    Sql::new("-- tasks::delete_lease\nWITH {x} DELETE FROM lease WHERE project = $1 AND id {in_x}")
-        .text(project)
-        .rows(ids(tasks))
+/// As it was read. A heartbeat that is no event leaves the version, and moves the time.
+fn delete_lease(tx: &Tx, project: &str, tasks: &[&Task]) -> Sql {
+    if !tx.is_postgres() {
+        return Sql::new("-- tasks::delete_lease\nWITH {x} DELETE FROM lease WHERE project = $1 AND id {in_x}")
+            .text(project)
+            .rows(ids(tasks));
+    }
+    Sql::new(
+        "-- tasks::delete_lease
+         WITH {x} DELETE FROM lease {at lease by id}
+            AND lease.version = x.version AND lease.expire_time = x.expire_time",
+    )
+    .text(project)
+    .rows(
+        ids(tasks)
+            .int("version", tasks.iter().map(|t| t.version))
+            .opt_int("expire_time", tasks.iter().map(|t| t.lease.as_ref().map(|lease| lease.expire_time))),
+    )
 }
 
 fn insert_task(project: &str, tasks: &[&Task]) -> Sql {

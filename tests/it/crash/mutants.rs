@@ -84,6 +84,13 @@ const HUNTS: &[Hunt] = &[
         backends: POSTGRES,
     },
     Hunt {
+        mutant: Mutant::WritesUnchecked,
+        rules: &[Rule::FoldOfJournal],
+        // Time enough for somebody else between the read and the write.
+        faults: "before_commit=delay:20@1/1",
+        backends: POSTGRES,
+    },
+    Hunt {
         mutant: Mutant::SkipsWhenFull,
         rules: &[Rule::WatchersSawAll, Rule::NoSurprise],
         faults: "",

@@ -8,19 +8,17 @@ use super::{
 };
 use crate::support::backend::{Backend, for_each_backend};
 
-/// Statements of one batch, in the order submit, lease, complete. A lease may take one more: tasks whose time has come are
-/// marked due now and then.
+/// Statements of one batch, in the order submit, lease, complete. On SQLite a lease may take one more: tasks whose time has
+/// come are marked due now and then.
 struct Statements {
     submit: u64,
     lease: u64,
     complete: u64,
 }
 
-/// A submit is one statement that commits by itself. The others: BEGIN; the write with journal and figures; COMMIT. A lease
-/// first reads the queues, looks at what is due in its two
-/// queues, locks and reads that; with one queue and one type it locks at once. A report locks its tasks, and
-/// has kept from their lease what else it needs to know.
-const POSTGRES: Statements = Statements { submit: 1, lease: 6, complete: 4 };
+/// A submit is one statement that commits by itself: the write with journal and figures. A lease first looks at what is due,
+/// a report at its tasks, and has kept from their lease what else it needs to know; neither locks what it reads.
+const POSTGRES: Statements = Statements { submit: 1, lease: 2, complete: 2 };
 /// One writer inside the process: each write is a statement of its own.
 const SQLITE: Statements = Statements { submit: 7, lease: 9, complete: 8 };
 
