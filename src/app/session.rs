@@ -218,10 +218,10 @@ impl Grants {
         let Some(open) = self.unless_over(enough).await else { return Ok(()) };
         let limit = usize::try_from(open).unwrap_or(usize::MAX).min(GRANT_LIMIT);
         let want = want_of(&self.identity);
-        let bell = self.app.wakeups().wait(&self.project, want.clone(), limit);
-        let leased =
-            self.app.lease_now(&self.caller, &self.project, &want, limit, &holder_of(&self.identity), None).await;
-        let tasks = match leased {
+        let holder = holder_of(&self.identity);
+        let mut place = self.app.wakeups().wait(&self.project, want.clone(), limit);
+        let leased = self.app.lease_now(&self.caller, &self.project, &want, limit, &holder, None).await;
+        let mut tasks = match leased {
             Ok(answer) => answer.value,
             // The database is away or busy: the session stays, and asks again soon.
             Err(Error::DatabaseUnavailable | Error::Overloaded | Error::DeadlineExceeded | Error::CommitUnknown) => {
@@ -231,7 +231,13 @@ impl Grants {
             Err(error) => return Err(error),
         };
         if tasks.is_empty() {
-            self.unless_over(bell).await;
+            let Some(handed) = self.unless_over(place.stand_by(&self.caller, &holder)).await else {
+                self.release(place.leave().iter().map(|task| (task.id, task.epoch)).collect()).await;
+                return Ok(());
+            };
+            tasks = handed;
+        }
+        if tasks.is_empty() {
             return Ok(());
         }
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);

@@ -126,17 +126,34 @@ impl App {
         let holder = holder_of(&request.identity);
         let until = tokio::time::Instant::now() + request.wait;
         loop {
-            let bell = self.wakeups().wait(project, want.clone(), request.max_tasks);
+            let mut place = self.wakeups().wait(project, want.clone(), request.max_tasks);
             let answer =
                 self.lease_now(caller, project, &want, request.max_tasks, &holder, request.key.clone()).await?;
             let Answer { value: tasks, replayed } = answer;
             if !tasks.is_empty() || replayed {
                 return Ok(Leased { tasks, drain: false, replayed });
             }
-            tokio::select! {
-                _ = bell => {}
-                () = tokio::time::sleep_until(until) => return Ok(Leased { tasks, drain: false, replayed }),
-                () = self.draining().cancelled() => return Ok(Leased { tasks, drain: false, replayed }),
+            let over = async {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => {}
+                    () = self.draining().cancelled() => {}
+                }
+            };
+            if request.key.is_some() {
+                // The answer to a repeat must be known: it leases itself.
+                tokio::select! {
+                    () = place.wait() => continue,
+                    () = over => return Ok(Leased { tasks, drain: false, replayed: false }),
+                }
+            }
+            let handed = tokio::select! {
+                handed = place.stand_by(caller, &holder) => Some(handed),
+                () = over => None,
+            };
+            match handed {
+                Some(tasks) if tasks.is_empty() => {}
+                Some(tasks) => return Ok(Leased { tasks, drain: false, replayed: false }),
+                None => return Ok(Leased { tasks: place.leave(), drain: false, replayed: false }),
             }
         }
     }

@@ -46,6 +46,13 @@ pub struct QueueSettings {
     pub lease_duration: Option<Micros>,
 }
 
+impl QueueSettings {
+    /// Whether something bounds how much runs or is leased.
+    pub fn is_limited(&self) -> bool {
+        self.max_running > 0 || self.rate.is_some()
+    }
+}
+
 /// A number of leases per time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rate {

@@ -200,27 +200,27 @@ pub async fn settings_for(
         .collect()
 }
 
-/// What an optimistic claim saw of a queue.
+/// What an optimistic claim saw of a queue that is not paused.
 #[derive(Clone, Copy, Debug)]
 pub struct SeenQueue {
-    /// When its settings were last written; none if it has no row.
-    pub update_time: Option<Micros>,
+    /// When its settings were last written.
+    pub update_time: Micros,
     /// Whether its claims are limited, so that they must lock it.
-    pub is_limited: Option<bool>,
+    pub is_limited: bool,
     /// How long its leases last, if that is set.
     pub lease_duration: Option<Micros>,
 }
 
 /// Makes the transaction fail with a conflict unless the settings of these queues are still those of the given times. From
 /// then on they are shared until it commits, as in [`settings_for`].
-pub fn check(tx: &mut Tx, project: &ProjectId, seen: &[(String, Micros)]) {
+pub fn check(tx: &mut Tx, project: &ProjectId, seen: &[(&str, Micros)]) {
     let statement = Sql::new(
         "-- queues::check
          WITH {x} SELECT 1 FROM queue q JOIN x ON q.project = $1 AND q.name = x.name AND q.update_time = x.update_time
          ORDER BY q.name FOR SHARE",
     );
     let rows = Rows::new(seen.len())
-        .text("name", seen.iter().map(|(name, _)| name.as_str()))
+        .text("name", seen.iter().map(|(name, _)| *name))
         .int("update_time", seen.iter().map(|(_, time)| *time));
     tx.defer(statement.text(project.as_str()).rows(rows), Some(seen.len()));
 }

@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("background", &["app", "error", "shutdown"]),
     ("app", &["context", "domain", "error", "faults", "ids", "live", "shutdown", "store"]),
     ("store", &["context", "domain", "error", "faults", "ids"]),
-    ("live", &["domain", "error", "faults", "ids", "shutdown"]),
+    ("live", &["context", "domain", "error", "faults", "ids", "shutdown"]),
     ("domain", &["error", "ids"]),
     // Small things everyone needs.
     ("config", &["store"]),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     claims::Claims,
-    command::{Action, Answer, Command, Item, Pending, Reply},
+    command::{Action, Answer, AnswerTo, Command, Item, Pending, Reply},
     decide::{self, Facts},
     read,
     recent::Recent,
@@ -27,14 +27,15 @@ use crate::{
     live::{
         hub::Hub,
         sessions::{Sessions, Signal},
-        wakeups::Wakeups,
+        wakeups::{StandBy, Wakeups},
     },
     shutdown,
     store::{
         CommitError, Store, StoreError, Tx,
         idempotency::{self, RequestKey},
         journal::{self, Entry, LastAppend},
-        queues, tasks, unique_keys,
+        queues::{self, SeenQueue},
+        tasks, unique_keys,
     },
 };
 
@@ -63,6 +64,8 @@ pub(super) struct Batcher {
     promoted: Mutex<HashMap<ProjectId, Micros>>,
     /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
     limited_queues: Mutex<HashSet<(ProjectId, String)>>,
+    /// Queues without a limit as an optimistic batch last saw them.
+    seen_queues: Mutex<HashMap<(ProjectId, String), SeenQueue>>,
     /// When an optimistic batch of each project last lost.
     lost: Mutex<HashMap<ProjectId, Instant>>,
     recent: Recent,
@@ -120,6 +123,7 @@ impl Batcher {
             known_queues: Mutex::default(),
             promoted: Mutex::default(),
             limited_queues: Mutex::default(),
+            seen_queues: Mutex::default(),
             lost: Mutex::default(),
             recent: Recent::default(),
         }
@@ -134,12 +138,20 @@ impl Batcher {
         // What failed is run again step by step, to see why.
         let mut in_steps = false;
         while let Some(part) = parts.pop() {
-            let part = in_time(part);
+            let mut part = in_time(part);
             if part.is_empty() {
                 continue;
             }
+            let asked = part.len();
+            if !in_steps {
+                part.extend(self.standing_by(project, &part));
+            }
             let outcome = self.transaction(project, &part, in_steps).await;
-            in_steps |= outcome.is_err();
+            if outcome.is_err() {
+                in_steps = true;
+                // Who stood by looks.
+                part.truncate(asked);
+            }
             match outcome {
                 Ok(done) => again.extend(self.finish(project, part, done).await),
                 Err(Failed::Again) if tries < WHOLE_TRIES => {
@@ -205,6 +217,8 @@ impl Batcher {
             Err(CommitError::RolledBack(cause)) => {
                 if is_optimistic && matches!(cause, StoreError::Conflict) {
                     self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), Instant::now());
+                    let mut seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
+                    seen.retain(|(other, _), _| other != project);
                 }
                 return Err(cause.into());
             }
@@ -214,6 +228,33 @@ impl Batcher {
             fill_revisions(&mut done.replies, &done.set, done.first_revision);
         }
         Ok(done)
+    }
+
+    /// Leasers for what a batch submits, out of the line of those who stand by.
+    fn standing_by(&self, project: &ProjectId, pending: &[Pending]) -> Vec<Pending> {
+        if self.wakeups.standing(project) == 0 {
+            return Vec::new();
+        }
+        let seen = self.store.has_row_locks().then(|| self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut due: HashMap<(&str, &str), usize> = HashMap::new();
+        for p in pending {
+            let Command::Submit { tasks, .. } = &p.command else { continue };
+            for task in tasks.iter().filter(|task| task.new.run_time.is_none()) {
+                let spec = &task.new.spec;
+                if seen.as_ref().is_none_or(|seen| seen.contains_key(&(project.clone(), spec.queue.clone()))) {
+                    *due.entry((&spec.queue, &spec.task_type)).or_default() += 1;
+                }
+            }
+        }
+        let deadline = Instant::now() + super::COMMAND_LIMIT;
+        let pending = |StandBy { want, room, caller, holder, bell }| Pending {
+            caller,
+            command: Command::StandBy { want, limit: room, holder },
+            deadline,
+            answer: AnswerTo::StandBy(bell),
+            _budget: None,
+        };
+        self.wakeups.take_standing(project, due).into_iter().map(pending).collect()
     }
 
     /// Whether a batch may go without locks: the kinds of its commands allow it, nobody else is likely to be at its rows,
@@ -285,17 +326,23 @@ impl Batcher {
         let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &self.recent, &mut set).await?;
         let mut unique = read::read_unique_keys(tx, project, pending, &replies, &mut set).await?;
         claims.find(tx, project, pending, &replies, promotes, &mut set).await?;
-        self.remember_limits(project, &claims);
+        self.remember_queues(project, &claims);
+        claims.read_for_stand_by(tx, project, pending, |queue| self.seen_queue(project, queue)).await?;
 
         let facts = Facts { project, now, last_attempts: &last_attempts };
+        let mut was_offered = false;
         for (number, p) in pending.iter().enumerate() {
             if replies[number].is_some() || busy[number] {
                 continue;
             }
+            if matches!(p.command, Command::StandBy { .. }) && !was_offered {
+                was_offered = true;
+                claims.offer_submitted(pending, &set);
+            }
             replies[number] = Some(match &p.command {
                 Command::Submit { tasks, .. } => decide::submit(tasks, number, &facts, &mut set, &mut unique)
                     .map(|value| Reply::Submitted(Answer { value, replayed: false })),
-                Command::Lease { want, limit, holder, .. } => {
+                Command::Lease { want, limit, holder, .. } | Command::StandBy { want, limit, holder } => {
                     let value = claims.take(want, *limit, |task, duration| {
                         decide::lease(task, holder, duration, number, now, &mut set)
                     });
@@ -387,7 +434,16 @@ impl Batcher {
         Ok(Journalled { new_queues, first_revision: Some(first), append: None })
     }
 
-    fn remember_limits(&self, project: &ProjectId, claims: &Claims) {
+    fn seen_queue(&self, project: &ProjectId, queue: &str) -> Option<SeenQueue> {
+        let seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&(project.clone(), queue.to_owned())).copied()
+    }
+
+    fn remember_queues(&self, project: &ProjectId, claims: &Claims) {
+        if !claims.seen.is_empty() {
+            let mut seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.extend(claims.seen.iter().map(|(name, queue)| ((project.clone(), name.clone()), *queue)));
+        }
         let mut limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
         for queue in claims.settings.keys() {
             let key = (project.clone(), queue.clone());
@@ -506,7 +562,7 @@ async fn reached(point: Point) {
 /// Those somebody still waits for; who waited too long is told so.
 fn in_time(pending: Vec<Pending>) -> Vec<Pending> {
     let now = Instant::now();
-    let is_wanted = |p: &Pending| p.answer.as_ref().is_none_or(|answer| !answer.is_closed());
+    let is_wanted = |p: &Pending| !p.answer.is_closed();
     let (pending, late): (Vec<_>, Vec<_>) =
         pending.into_iter().filter(is_wanted).partition(|pending| pending.deadline > now);
     for pending in late {
@@ -517,27 +573,24 @@ fn in_time(pending: Vec<Pending>) -> Vec<Pending> {
 
 /// Answers a command, and returns the leases nobody took: the caller went away before it heard of them.
 fn answer(pending: Pending, reply: Result<Reply>) -> Option<Pending> {
-    let Err(unheard) = pending.answer?.send(reply) else { return None };
-    match (unheard, &pending.command) {
-        (Ok(Reply::Leased(Answer { value, replayed: false })), Command::Lease { key: None, .. })
-            if !value.is_empty() =>
-        {
-            let release = |task: &Arc<Task>| Item {
-                task: task.id,
-                action: Action::Release { epoch: task.epoch, delay: None },
-                etag: None,
-            };
-            Some(Pending {
-                caller: pending.caller,
-                command: Command::Change(value.iter().map(release).collect()),
-                deadline: Instant::now() + super::COMMAND_LIMIT,
-                answer: None,
-                _budget: None,
-            })
-        }
-        // Any other effect stands, and whoever repeats a keyed lease is answered the same leases.
-        _ => None,
+    let unheard = pending.answer.send(reply);
+    // Any other effect stands, and whoever repeats a keyed lease is answered the same leases.
+    let is_given_back = matches!(pending.command, Command::Lease { key: None, .. } | Command::StandBy { .. });
+    if unheard.is_empty() || !is_given_back {
+        return None;
     }
+    let release = |task: &Arc<Task>| Item {
+        task: task.id,
+        action: Action::Release { epoch: task.epoch, delay: None },
+        etag: None,
+    };
+    Some(Pending {
+        caller: pending.caller,
+        command: Command::Change(unheard.iter().map(release).collect()),
+        deadline: Instant::now() + super::COMMAND_LIMIT,
+        answer: AnswerTo::Nobody,
+        _budget: None,
+    })
 }
 
 /// Puts the revision of each submitted task into its answer.

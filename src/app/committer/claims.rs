@@ -1,5 +1,6 @@
 //! What the lease commands of a batch may have: due tasks of the queues and types they ask for, within the limits of the
-//! queues, which are locked so that they are exact over all replicas.
+//! queues, which are locked so that they are exact over all replicas. And for leasers that stand by: what the batch itself
+//! submits, unless its queue has a limit.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -16,12 +17,14 @@ use crate::{
     domain::{
         queue::{DEFAULT_LEASE_DURATION, QueueSettings},
         task::{Micros, Task},
+        transition::EventKind,
     },
     error::Result,
     ids::{ProjectId, TaskId},
     live::wakeups::Want,
     store::{
-        StoreError, StoreResult, Tx, queues,
+        StoreError, StoreResult, Tx,
+        queues::{self, SeenQueue},
         tasks::{self, Claimed, Lane},
     },
 };
@@ -50,8 +53,8 @@ pub(super) struct Claims {
     /// The theoretical arrival time of each queue with a rate, as read.
     arrival: HashMap<String, Micros>,
     taken: HashMap<String, i64>,
-    /// When the settings of the queues were written that were seen without a lock.
-    seen: Vec<(String, Micros)>,
+    /// Queues without a limit that were seen without a lock.
+    pub(super) seen: HashMap<String, SeenQueue>,
     now: Micros,
     /// How many tasks of each queue and type were marked due.
     pub(super) promoted: BTreeMap<Due, usize>,
@@ -134,12 +137,8 @@ impl Claims {
         let overdue_at = if promotes { self.now } else { Micros::MIN };
         let due = tasks::find_due(tx, project, lanes, limit, overdue_at).await?;
         for (name, queue) in due.queues {
-            let (Some(update_time), Some(false)) = (queue.update_time, queue.is_limited) else {
+            if !self.trust(name, queue) {
                 return Err(StoreError::Conflict);
-            };
-            let settings = QueueSettings { lease_duration: queue.lease_duration, ..QueueSettings::default() };
-            if self.settings.insert(name.clone(), settings).is_none() {
-                self.seen.push((name, update_time));
             }
         }
         // Another replica's clock may be a moment ahead of what this one was told.
@@ -147,10 +146,86 @@ impl Claims {
         if due.is_overdue || is_early { Err(StoreError::Conflict) } else { Ok(due.claimed) }
     }
 
+    /// Takes in a queue as it was seen without a lock. Not if it has a limit.
+    fn trust(&mut self, name: String, queue: SeenQueue) -> bool {
+        if queue.is_limited {
+            return false;
+        }
+        let settings = QueueSettings { lease_duration: queue.lease_duration, ..QueueSettings::default() };
+        self.settings.insert(name.clone(), settings);
+        // The first look counts: if another one saw something else, the check finds that.
+        self.seen.entry(name).or_insert(queue);
+        true
+    }
+
     /// Makes the transaction fail if a queue was paused or got a limit since it was seen.
-    pub(super) fn check_queues(&mut self, tx: &mut Tx, project: &ProjectId) {
-        self.seen.sort_unstable();
-        queues::check(tx, project, &self.seen);
+    pub(super) fn check_queues(&self, tx: &mut Tx, project: &ProjectId) {
+        let mut seen: Vec<(&str, Micros)> =
+            self.seen.iter().map(|(name, queue)| (name.as_str(), queue.update_time)).collect();
+        seen.sort_unstable();
+        queues::check(tx, project, &seen);
+    }
+
+    /// Reads the queues from which leasers that stand by may have what is submitted. An optimistic transaction takes them
+    /// as they were `seen` last.
+    pub(super) async fn read_for_stand_by(
+        &mut self,
+        tx: &mut Tx,
+        project: &ProjectId,
+        pending: &[Pending],
+        seen: impl Fn(&str) -> Option<SeenQueue>,
+    ) -> StoreResult<()> {
+        if !pending.iter().any(|p| matches!(p.command, Command::StandBy { .. })) {
+            return Ok(());
+        }
+        let mut names: Vec<String> = Vec::new();
+        for p in pending {
+            if let Command::Submit { tasks, .. } = &p.command {
+                names.extend(tasks.iter().map(|task| task.new.spec.queue.clone()));
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        if !tx.is_optimistic() {
+            self.settings.extend(queues::settings_for(tx, project, &names).await?);
+            return Ok(());
+        }
+        for name in names {
+            if let Some(queue) = seen(&name) {
+                self.trust(name, queue);
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers what the batch submitted to those who stand by.
+    pub(super) fn offer_submitted(&mut self, pending: &[Pending], set: &Workset) {
+        let unlimited = |settings: &QueueSettings| !settings.paused && !settings.is_limited();
+        let mut submitted: Vec<&Arc<Task>> = set
+            .changes()
+            .iter()
+            .filter(|(_, change)| change.kind == EventKind::Submitted)
+            .filter_map(|(_, change)| set.get(change.after.id))
+            .filter(|task| task.is_due(self.now) && self.settings.get(&task.spec.queue).is_some_and(unlimited))
+            .collect();
+        submitted.sort_by_key(|task| std::cmp::Reverse(task.spec.priority));
+        let mut offered: Vec<&Want> = Vec::new();
+        for p in pending {
+            let Command::StandBy { want, .. } = &p.command else { continue };
+            if offered.contains(&want) {
+                continue;
+            }
+            offered.push(want);
+            let claims =
+                submitted.iter().filter(|task| want.includes(&task.spec.queue, &task.spec.task_type)).map(|task| {
+                    let input_bytes = task.input.as_ref().map_or(0, |input| input.data.len());
+                    Claim { task: task.id, queue: task.spec.queue.clone(), input_bytes }
+                });
+            match self.found.iter_mut().find(|(other, _)| other == want) {
+                Some((_, found)) => found.extend(claims),
+                None => self.found.push((want.clone(), claims.collect())),
+            }
+        }
     }
 
     /// Whether a claimed task has an input that was not read with it.
@@ -172,7 +247,7 @@ impl Claims {
     async fn read_limits(&mut self, tx: &mut Tx, project: &ProjectId, mut names: Vec<String>) -> StoreResult<()> {
         names.sort_unstable();
         self.settings = queues::settings_for(tx, project, &names).await?;
-        let limited = |s: &QueueSettings| !s.paused && (s.max_running > 0 || s.rate.is_some());
+        let limited = |s: &QueueSettings| !s.paused && s.is_limited();
         let limited: Vec<String> =
             names.into_iter().filter(|name| self.settings.get(name).is_some_and(limited)).collect();
         if limited.is_empty() {

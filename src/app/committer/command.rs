@@ -13,7 +13,7 @@ use crate::{
     },
     error::Result,
     ids::TaskId,
-    live::wakeups::Want,
+    live::wakeups::{Bell, Want},
 };
 
 /// A command with its way back.
@@ -23,10 +23,46 @@ pub(super) struct Pending {
     pub(super) command: Command,
     /// After this nobody waits for the answer, so nothing is begun.
     pub(super) deadline: Instant,
-    /// None when nobody asked: leases of a caller that went away are given back.
-    pub(super) answer: Option<oneshot::Sender<Result<Reply>>>,
+    pub(super) answer: AnswerTo,
     /// The share of the memory budget it holds until it is answered.
     pub(super) _budget: Option<OwnedSemaphorePermit>,
+}
+
+/// Who is told what became of a command.
+#[derive(Debug)]
+pub(super) enum AnswerTo {
+    /// A caller.
+    Call(oneshot::Sender<Result<Reply>>),
+    /// A leaser that stands by. Dropped, it looks itself.
+    StandBy(Bell),
+    /// Nobody asked: leases of a caller that went away are given back.
+    Nobody,
+}
+
+impl AnswerTo {
+    /// Whether nobody hears it any more.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Call(answer) => answer.is_closed(),
+            Self::StandBy(bell) => bell.is_closed(),
+            Self::Nobody => false,
+        }
+    }
+
+    /// Tells it. Answers the leases that were not heard of.
+    pub(super) fn send(self, reply: Result<Reply>) -> Vec<Arc<Task>> {
+        match self {
+            Self::Call(answer) => match answer.send(reply) {
+                Err(Ok(Reply::Leased(Answer { value, replayed: false }))) => value,
+                _ => Vec::new(),
+            },
+            Self::StandBy(bell) => match reply {
+                Ok(Reply::Leased(answer)) => bell.send(answer.value).err().unwrap_or_default(),
+                _ => Vec::new(),
+            },
+            Self::Nobody => Vec::new(),
+        }
+    }
 }
 
 /// A hot command of one project.
@@ -50,6 +86,15 @@ pub enum Command {
         /// Makes it safe to repeat.
         key: Option<IdempotencyKey>,
     },
+    /// Leases what the submits before it in its batch made due, for a leaser that stands by.
+    StandBy {
+        /// Queues and types.
+        want: Want,
+        /// Most tasks.
+        limit: usize,
+        /// Who takes them.
+        holder: Holder,
+    },
     /// Marks tasks whose `run_time` has come.
     Promote,
     /// Changes tasks, each on its own.
@@ -59,15 +104,18 @@ pub enum Command {
 impl Command {
     /// Whether it is decided without a look at the database: no id and no unique key that another task may have.
     pub(super) fn is_decided_blind(&self) -> bool {
-        let Self::Submit { tasks, .. } = self else { return false };
-        tasks.iter().all(|task| !task.id_given && task.new.spec.unique_key.is_none())
+        match self {
+            Self::Submit { tasks, .. } => tasks.iter().all(|task| !task.id_given && task.new.spec.unique_key.is_none()),
+            Self::StandBy { .. } => true,
+            Self::Lease { .. } | Self::Promote | Self::Change(_) => false,
+        }
     }
 
     /// Whether it may be decided on rows that are not locked: the write of what it changes says whether they are still as
     /// they were read.
     pub(super) fn may_be_optimistic(&self) -> bool {
         match self {
-            Self::Submit { .. } => self.is_decided_blind(),
+            Self::Submit { .. } | Self::StandBy { .. } => self.is_decided_blind(),
             Self::Lease { .. } => true,
             Self::Promote => false,
             Self::Change(items) => items.iter().all(|item| item.action.ends_attempt()),

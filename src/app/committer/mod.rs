@@ -3,12 +3,15 @@
 //! Every hot command of a project goes to one of a few *lanes*. A lane takes whatever gathered while its last batch was
 //! committing, groups it by project, and runs each group as one transaction: lock and read the rows concerned, decide
 //! each command with the pure rules, write all rows in a few statements, append the journal, commit; then it answers
-//! everybody and publishes. No timer: a lone command commits at once, a burst shares one fsync.
+//! everybody and publishes. No timer: a lone command commits at once, a burst shares one fsync. On PostgreSQL most batches
+//! lock nothing and are one statement, which fails if what they were decided on has changed; such a batch is run again in
+//! these steps.
 //!
 //! Who owns what: a lane owns its transactions, so no caller that goes away can drop one. A command is answered exactly
 //! once, after the commit that holds its effect. A refused command, or one the database chokes on, never spoils its
-//! batch: the batch is taken apart and the others go on. Rows that another replica holds are not waited for; their
-//! commands come back in a later batch until their deadline.
+//! batch: the batch is taken apart and the others go on. Rows that another replica holds are waited for by the first
+//! batch that meets them, 2 s at most, and skipped by those after it; their commands come back in a later batch until their
+//! deadline.
 //!
 //! On PostgreSQL a project's submits, leases and reports have lanes of their own: they touch different rows, and the
 //! journal counter orders their commits. SQLite has one writer, so one lane.
@@ -33,7 +36,11 @@ use std::{
 use tokio::sync::{Semaphore, oneshot};
 
 pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, Reply, Submitted};
-use self::{batch::Batcher, command::Pending, lane::Entrance};
+use self::{
+    batch::Batcher,
+    command::{AnswerTo, Pending},
+    lane::Entrance,
+};
 use crate::{
     context::Caller,
     error::{Error, Result},
@@ -95,8 +102,13 @@ impl Committer {
         let (answer, answered) = oneshot::channel();
         let lane = self.lane(project, command.class());
         let deadline = Instant::now() + COMMAND_LIMIT;
-        let pending =
-            Pending { caller: caller.clone(), command, deadline, answer: Some(answer), _budget: Some(budget) };
+        let pending = Pending {
+            caller: caller.clone(),
+            command,
+            deadline,
+            answer: AnswerTo::Call(answer),
+            _budget: Some(budget),
+        };
         lane.send(project.clone(), pending)?;
         match tokio::time::timeout_at((deadline + Duration::from_secs(1)).into(), answered).await {
             Ok(Ok(reply)) => reply,
@@ -120,7 +132,7 @@ impl Committer {
 impl Command {
     fn class(&self) -> Class {
         match self {
-            Self::Submit { .. } => Class::Submit,
+            Self::Submit { .. } | Self::StandBy { .. } => Class::Submit,
             Self::Lease { .. } | Self::Promote => Class::Lease,
             Self::Change(_) => Class::Change,
         }
@@ -130,7 +142,7 @@ impl Command {
     fn tasks(&self) -> usize {
         match self {
             Self::Submit { tasks, .. } => tasks.len(),
-            Self::Lease { limit, .. } => *limit,
+            Self::Lease { limit, .. } | Self::StandBy { limit, .. } => *limit,
             Self::Promote => 1,
             Self::Change(items) => items.len(),
         }
@@ -142,7 +154,7 @@ impl Command {
             Self::Submit { tasks, .. } => {
                 tasks.iter().map(|t| 512 + t.new.input.as_ref().map_or(0, |input| input.data.len())).sum()
             }
-            Self::Lease { .. } | Self::Promote => 512,
+            Self::Lease { .. } | Self::StandBy { .. } | Self::Promote => 512,
             Self::Change(items) => items
                 .iter()
                 .map(|item| match &item.action {

@@ -46,7 +46,7 @@ pub(super) async fn read_tasks(
             }
             // An id that the server made is not taken.
             Command::Submit { tasks, .. } => ids.extend(tasks.iter().filter(|t| t.id_given).map(|t| t.new.id)),
-            Command::Lease { .. } | Command::Promote => {}
+            Command::Lease { .. } | Command::StandBy { .. } | Command::Promote => {}
         }
     }
     ids.sort_unstable();
@@ -100,7 +100,7 @@ pub(super) async fn read_unique_keys(
                 let tasks = items.iter().filter_map(|item| set.get(item.task));
                 keys.extend(tasks.filter_map(|task| unique_key_of(&task.spec)));
             }
-            Command::Lease { .. } | Command::Promote => {}
+            Command::Lease { .. } | Command::StandBy { .. } | Command::Promote => {}
         }
     }
     if keys.is_empty() {

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn key_of(command: &Command) -> Option<&IdempotencyKey> {
     match command {
         Command::Submit { key, .. } | Command::Lease { key, .. } => key.as_ref(),
-        Command::Promote | Command::Change(_) => None,
+        Command::StandBy { .. } | Command::Promote | Command::Change(_) => None,
     }
 }
 

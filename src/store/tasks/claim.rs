@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     super::{
         Store, Tx,
-        error::StoreResult,
+        error::{StoreError, StoreResult},
         queues::SeenQueue,
         sql::{Reader, Rows, Sql},
     },
@@ -160,14 +160,16 @@ pub async fn find_due(
     for row in &rows {
         let mut r = Reader::new(row);
         due.is_overdue = r.get()?;
-        let queue = SeenQueue { update_time: r.get()?, is_limited: r.get()?, lease_duration: r.get()? };
-        if let Some(claimed) = claimed_of(project, &mut r)? {
-            let name = &claimed.task.spec.queue;
-            if !due.queues.contains_key(name) {
-                due.queues.insert(name.clone(), queue);
-            }
-            due.claimed.push(claimed);
+        let (update_time, is_limited): (Option<Micros>, Option<bool>) = (r.get()?, r.get()?);
+        let lease_duration = r.get()?;
+        let Some(claimed) = claimed_of(project, &mut r)? else { continue };
+        // The row of a queue is made with the first of its tasks.
+        let (Some(update_time), Some(is_limited)) = (update_time, is_limited) else { return Err(StoreError::Conflict) };
+        let name = &claimed.task.spec.queue;
+        if !due.queues.contains_key(name) {
+            due.queues.insert(name.clone(), SeenQueue { update_time, is_limited, lease_duration });
         }
+        due.claimed.push(claimed);
     }
     Ok(due)
 }
@@ -222,8 +224,11 @@ fn of_lanes(tx: &Tx, project: &ProjectId, lanes: &[Lane], limit: usize, text: &'
 
 /// What would be claimed, without locks.
 async fn look(tx: &mut Tx, project: &ProjectId, lanes: &[Lane], limit: usize) -> StoreResult<Vec<TaskId>> {
-    const LOOK: &str =
-        concat!("-- tasks::look\nWITH {x} SELECT r.id FROM x", due_rows!(""), " ORDER BY r.rank, r.run_time, r.id LIMIT $2");
+    const LOOK: &str = concat!(
+        "-- tasks::look\nWITH {x} SELECT r.id FROM x",
+        due_rows!(""),
+        " ORDER BY r.rank, r.run_time, r.id LIMIT $2"
+    );
     let rows = tx.fetch(of_lanes(tx, project, lanes, limit, LOOK)).await?;
     rows.iter().map(|row| Ok(TaskId(Reader::new(row).get()?))).collect()
 }

@@ -141,8 +141,8 @@ impl<'a> Work<'a> {
         match (before, after) {
             (None, Some(after)) => {
                 self.task_insert.push(after);
-                // Submitted and changed within one batch.
-                if after.version > 1 {
+                // Submitted and changed within one batch. A lease leaves the wide row as it is.
+                if after.version > 1 && (to != Place::Lease || after.error.is_some()) {
                     self.life_update.push((after, success));
                 }
             }

@@ -5,6 +5,7 @@ mod idempotency;
 mod lists;
 mod projects;
 mod queues;
+mod stand_by;
 mod statements;
 mod tasks;
 mod unique_keys;

@@ -37,7 +37,7 @@ const LEASE: Duration = Duration::from_secs(60);
 /// A service in this process, and a caller.
 pub(super) struct World {
     pub(super) app: App,
-    caller: Caller,
+    pub(super) caller: Caller,
     pub(super) project: ProjectId,
 }
 
@@ -71,6 +71,10 @@ impl World {
     }
 
     pub(super) async fn lease(&self, limit: usize) -> Vec<std::sync::Arc<Task>> {
+        self.lease_within(limit, Duration::ZERO).await
+    }
+
+    pub(super) async fn lease_within(&self, limit: usize, wait: Duration) -> Vec<std::sync::Arc<Task>> {
         let request = LeaseRequest {
             identity: Identity {
                 worker: "w".into(),
@@ -81,7 +85,7 @@ impl World {
                 labels: BTreeMap::new(),
             },
             max_tasks: limit,
-            wait: Duration::ZERO,
+            wait,
             key: None,
         };
         self.app.lease_tasks(&self.caller, &self.project, request).await.expect("a lease").tasks
@@ -99,7 +103,7 @@ impl World {
         self.app.change_task(&self.caller, &self.project, id, change, None).await
     }
 
-    async fn get(&self, id: TaskId) -> Task {
+    pub(super) async fn get(&self, id: TaskId) -> Task {
         self.app.get_task(&self.project, id, true).await.expect("the task exists")
     }
 
@@ -116,7 +120,7 @@ impl World {
     }
 
     /// Revisions are dense, versions of each task are dense, and each task is the fold of its journal.
-    async fn check_journal(&self) {
+    pub(super) async fn check_journal(&self) {
         let position = journal::position(self.app.store(), &self.project).await.unwrap().unwrap();
         let events = journal::read(self.app.store(), &self.project, 0, 100_000).await.unwrap();
         let revisions: Vec<i64> = events.iter().map(|e| e.revision).collect();
