@@ -133,7 +133,7 @@ impl Store {
         }
         let rows = self.fetch(Sql::new(concat!("-- store::now\n", now!()))).await?;
         let row = rows.first().ok_or_else(|| StoreError::Bug(anyhow::anyhow!("no time")))?;
-        Ok(Reader::new(row).get::<i64>()? + shift)
+        Ok(self.0.clock.was_read(Reader::new(row).get()?, Instant::now()) + shift)
     }
 
     /// Whether the database answers.

@@ -1,51 +1,38 @@
 //! One batch: one transaction for the commands of one project.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
+    announce::Announcer,
     claims::Claims,
-    command::{Action, Answer, AnswerTo, Command, Item, Pending, Reply},
+    command::{Answer, Command, Pending, Reply},
     decide::{self, Facts},
+    hints::Hints,
     read,
     recent::Recent,
     repeat, sabotage,
     workset::{Due, Workset},
 };
 use crate::{
-    domain::{
-        event::Event,
-        task::{Micros, Task},
-        transition::{Change, EventKind},
-    },
+    domain::{task::Micros, transition::EventKind},
     error::{Error, Result},
     faults::{Mutant, Point},
     ids::{ProjectId, project_name},
-    live::{
-        hub::Hub,
-        sessions::{Sessions, Signal},
-        wakeups::{StandBy, Wakeups},
-    },
-    shutdown,
+    live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
     store::{
         CommitError, Store, StoreError, Tx,
         idempotency::{self, RequestKey},
         journal::{self, Entry, LastAppend},
-        queues::{self, SeenQueue},
-        tasks, unique_keys,
+        queues, tasks, unique_keys,
     },
 };
 
 /// How often a batch that lost against another transaction is run again as a whole, before it is taken apart.
 const WHOLE_TRIES: usize = 3;
-/// Tasks whose time has come are marked due at most this often per project; the dispatch loop polls slower than this.
-const PROMOTE_INTERVAL: Micros = 50_000;
-/// After an optimistic batch has lost against another transaction, so long those of its project lock what they read.
-/// Others work on the same rows, most likely a second replica, and a batch that loses is work for nothing.
-const CAUTION: Duration = Duration::from_secs(1);
 /// How long a COMMIT without an answer is looked for.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -55,19 +42,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Batcher {
     store: Store,
-    hub: Arc<Hub>,
-    wakeups: Arc<Wakeups>,
-    sessions: Arc<Sessions>,
-    /// Queues whose rows are known to exist. Only grows: queues are not deleted.
-    known_queues: Mutex<HashSet<(ProjectId, String)>>,
-    /// When tasks of each project were last marked, by the database's clock.
-    promoted: Mutex<HashMap<ProjectId, Micros>>,
-    /// Queues that had a limit when they were last claimed from: when a task of theirs ends, another may begin.
-    limited_queues: Mutex<HashSet<(ProjectId, String)>>,
-    /// Queues without a limit as an optimistic batch last saw them.
-    seen_queues: Mutex<HashMap<(ProjectId, String), SeenQueue>>,
-    /// When an optimistic batch of each project last lost.
-    lost: Mutex<HashMap<ProjectId, Instant>>,
+    announcer: Announcer,
+    hints: Hints,
     recent: Recent,
 }
 
@@ -115,18 +91,8 @@ impl From<StoreError> for Failed {
 
 impl Batcher {
     pub(super) fn new(store: Store, hub: Arc<Hub>, wakeups: Arc<Wakeups>, sessions: Arc<Sessions>) -> Self {
-        Self {
-            store,
-            hub,
-            wakeups,
-            sessions,
-            known_queues: Mutex::default(),
-            promoted: Mutex::default(),
-            limited_queues: Mutex::default(),
-            seen_queues: Mutex::default(),
-            lost: Mutex::default(),
-            recent: Recent::default(),
-        }
+        let announcer = Announcer { hub, wakeups, sessions };
+        Self { store, announcer, hints: Hints::default(), recent: Recent::default() }
     }
 
     /// Runs the commands of one project and answers them. Returns what is to be run later: commands whose rows another
@@ -144,7 +110,8 @@ impl Batcher {
             }
             let asked = part.len();
             if !in_steps {
-                part.extend(self.standing_by(project, &part));
+                let seen_only = self.store.has_row_locks();
+                part.extend(self.announcer.standing_by(project, &part, &self.hints, seen_only));
             }
             let outcome = self.transaction(project, &part, in_steps).await;
             if outcome.is_err() {
@@ -180,7 +147,7 @@ impl Batcher {
     fn refuse_all(&self, pending: Vec<Pending>, error: &Error) {
         for pending in pending {
             // An error grants nothing that could be left behind.
-            answer(pending, Err(error.clone()));
+            pending.answer(Err(error.clone()));
         }
     }
 
@@ -193,7 +160,7 @@ impl Batcher {
             Err(failed) => {
                 if is_optimistic {
                     // It may have seen what is to be marked due, and could not.
-                    self.promoted.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+                    self.hints.did_not_promote(project);
                 }
                 tx.rollback().await;
                 return Err(failed);
@@ -204,7 +171,7 @@ impl Batcher {
             return Ok(done);
         }
         if Mutant::PublishBeforeCommit.is_on() {
-            self.publish(project, &done.set, done.first_revision, &principals(pending));
+            self.announcer.publish(project, &done.set, done.first_revision, &principals(pending));
         }
         let append = done.append.take();
         let is_one_statement = append.is_some();
@@ -216,9 +183,7 @@ impl Batcher {
             Ok(first) => first,
             Err(CommitError::RolledBack(cause)) => {
                 if is_optimistic && matches!(cause, StoreError::Conflict) {
-                    self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), Instant::now());
-                    let mut seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.retain(|(other, _), _| other != project);
+                    self.hints.lost(project);
                 }
                 return Err(cause.into());
             }
@@ -230,48 +195,19 @@ impl Batcher {
         Ok(done)
     }
 
-    /// Leasers for what a batch submits, out of the line of those who stand by.
-    fn standing_by(&self, project: &ProjectId, pending: &[Pending]) -> Vec<Pending> {
-        if self.wakeups.standing(project) == 0 {
-            return Vec::new();
-        }
-        let seen = self.store.has_row_locks().then(|| self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut due: HashMap<(&str, &str), usize> = HashMap::new();
-        for p in pending {
-            let Command::Submit { tasks, .. } = &p.command else { continue };
-            for task in tasks.iter().filter(|task| task.new.run_time.is_none()) {
-                let spec = &task.new.spec;
-                if seen.as_ref().is_none_or(|seen| seen.contains_key(&(project.clone(), spec.queue.clone()))) {
-                    *due.entry((&spec.queue, &spec.task_type)).or_default() += 1;
-                }
-            }
-        }
-        let deadline = Instant::now() + super::COMMAND_LIMIT;
-        let pending = |StandBy { want, room, caller, holder, bell }| Pending {
-            caller,
-            command: Command::StandBy { want, limit: room, holder },
-            deadline,
-            answer: AnswerTo::StandBy(bell),
-            _budget: None,
-        };
-        self.wakeups.take_standing(project, due).into_iter().map(pending).collect()
-    }
-
     /// Whether a batch may go without locks: the kinds of its commands allow it, nobody else is likely to be at its rows,
     /// and it claims from no queue with a limit.
     fn may_be_optimistic(&self, project: &ProjectId, pending: &[Pending]) -> bool {
         if pending.iter().all(|p| p.command.is_decided_blind()) {
             return true;
         }
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).get(project).copied();
-        let limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
         let is_limited = |command: &Command| match command {
-            Command::Lease { want, .. } if !limited.is_empty() => {
-                want.queues.iter().any(|queue| limited.contains(&(project.clone(), queue.clone())))
+            Command::Lease { want, .. } => {
+                !self.hints.limited(project, want.queues.iter().map(String::as_str)).is_empty()
             }
             _ => false,
         };
-        lost.is_none_or(|lost| lost.elapsed() >= CAUTION)
+        !self.hints.is_careful(project)
             && pending.iter().all(|p| p.command.may_be_optimistic() && !is_limited(&p.command))
     }
 
@@ -321,13 +257,13 @@ impl Batcher {
         let keys = repeat::replay(tx, project, pending, is_blind, &mut replies).await?;
         // First of all, so that every task is read with the mark it has from here on.
         let mut claims = Claims::new(now);
-        let promotes = self.promotes_now(project, pending, now);
+        let promotes = self.promotes(project, pending, now);
         claims.promote(tx, project, promotes && !tx.is_optimistic()).await?;
         let last_attempts = read::read_tasks(tx, project, pending, &replies, &mut busy, &self.recent, &mut set).await?;
         let mut unique = read::read_unique_keys(tx, project, pending, &replies, &mut set).await?;
         claims.find(tx, project, pending, &replies, promotes, &mut set).await?;
-        self.remember_queues(project, &claims);
-        claims.read_for_stand_by(tx, project, pending, |queue| self.seen_queue(project, queue)).await?;
+        self.hints.claimed(project, &claims);
+        claims.read_for_stand_by(tx, project, pending, |queue| self.hints.seen(project, queue)).await?;
 
         let facts = Facts { project, now, last_attempts: &last_attempts };
         let mut was_offered = false;
@@ -405,11 +341,7 @@ impl Batcher {
             let count = i64::try_from(*count).unwrap_or(i64::MAX);
             queues::StatDelta { name: due.queue.clone(), ready: count, delayed: -count, ..queues::StatDelta::default() }
         }));
-        let new_queues: Vec<String> = {
-            let known = self.known_queues.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_new = |name: &String| !known.contains(&(project.clone(), name.clone()));
-            stats.iter().map(|stat| stat.name.clone()).filter(is_new).collect()
-        };
+        let new_queues = self.hints.new_queues(project, stats.iter().map(|stat| stat.name.as_str()));
         if !new_queues.is_empty() {
             queues::ensure(tx, project, &new_queues, tx.now()).await?;
         }
@@ -434,118 +366,33 @@ impl Batcher {
         Ok(Journalled { new_queues, first_revision: Some(first), append: None })
     }
 
-    fn seen_queue(&self, project: &ProjectId, queue: &str) -> Option<SeenQueue> {
-        let seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&(project.clone(), queue.to_owned())).copied()
-    }
-
-    fn remember_queues(&self, project: &ProjectId, claims: &Claims) {
-        if !claims.seen.is_empty() {
-            let mut seen = self.seen_queues.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.extend(claims.seen.iter().map(|(name, queue)| ((project.clone(), name.clone()), *queue)));
-        }
-        let mut limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
-        for queue in claims.settings.keys() {
-            let key = (project.clone(), queue.clone());
-            if claims.allowed.contains_key(queue) {
-                limited.insert(key);
-            } else {
-                limited.remove(&key);
-            }
-        }
-    }
-
-    fn wake_for_room(&self, project: &ProjectId, set: &Workset) {
-        let limited = self.limited_queues.lock().unwrap_or_else(PoisonError::into_inner);
-        if limited.is_empty() {
-            return;
-        }
-        for (queue, stat) in set.stats() {
-            if stat.running < 0 && limited.contains(&(project.clone(), queue.to_owned())) {
-                self.wakeups.freed(project, queue, usize::try_from(-stat.running).unwrap_or(1));
-            }
-        }
-    }
-
-    fn promotes_now(&self, project: &ProjectId, pending: &[Pending], now: Micros) -> bool {
-        if pending.iter().any(|p| matches!(p.command, Command::Promote)) {
-            return true;
-        }
-        if !pending.iter().any(|p| matches!(p.command, Command::Lease { .. })) {
-            return false;
-        }
-        let mut promoted = self.promoted.lock().unwrap_or_else(PoisonError::into_inner);
-        if promoted.get(project).is_some_and(|last| (0..PROMOTE_INTERVAL).contains(&(now - last))) {
-            return false;
-        }
-        promoted.insert(project.clone(), now);
-        true
+    /// Whether the batch marks tasks due whose time has come: one that leases does now and then.
+    fn promotes(&self, project: &ProjectId, pending: &[Pending], now: Micros) -> bool {
+        let leases = || pending.iter().any(|p| matches!(p.command, Command::Lease { .. }));
+        pending.iter().any(|p| matches!(p.command, Command::Promote))
+            || leases() && self.hints.promotes_now(project, now)
     }
 
     /// After COMMIT: answers everybody, then tells watchers, leasers and sessions.
     async fn finish(&self, project: &ProjectId, pending: Vec<Pending>, done: Done) -> Vec<Pending> {
         reached(Point::BeforeReply).await;
-        if !done.new_queues.is_empty() {
-            let mut known = self.known_queues.lock().unwrap_or_else(PoisonError::into_inner);
-            known.extend(done.new_queues.iter().map(|name| (project.clone(), name.clone())));
-        }
+        self.hints.made(project, done.new_queues);
         let leased = done.set.changes().iter().filter(|(_, change)| change.kind == EventKind::Leased);
         self.recent.keep(leased.map(|(_, change)| &change.after));
         let callers = principals(&pending);
         let mut again = Vec::new();
         for (pending, reply) in pending.into_iter().zip(done.replies) {
             match reply {
-                Some(reply) => again.extend(answer(pending, reply)),
+                Some(reply) => again.extend(pending.answer(reply)),
                 None => again.push(pending),
             }
         }
         reached(Point::BeforePublish).await;
-        self.publish(project, &done.set, done.first_revision, &callers);
+        self.announcer.publish(project, &done.set, done.first_revision, &callers);
         reached(Point::AfterPublish).await;
-        for (due, count) in done.set.due() {
-            self.wakeups.ready(project, &due.queue, &due.task_type, count);
-        }
-        self.wake_for_room(project, &done.set);
-        for (queue, wait) in done.used_up {
-            let (wakeups, project) = (self.wakeups.clone(), project.clone());
-            shutdown::spawn("rate-wakeup", async move {
-                tokio::time::sleep(wait).await;
-                wakeups.freed(&project, &queue, 1);
-            });
-        }
-        for (due, count) in &done.promoted {
-            self.wakeups.ready(project, &due.queue, &due.task_type, *count);
-        }
+        self.announcer.wake(project, &self.hints, &done.set, &done.promoted, done.used_up);
         again
     }
-
-    fn publish(&self, project: &ProjectId, set: &Workset, first: Option<i64>, callers: &[Arc<str>]) {
-        for (_, change) in set.changes() {
-            self.tell_session(project, change);
-        }
-        let Some(first) = first.filter(|_| self.hub.is_watched(project)) else { return };
-        let events =
-            set.changes().iter().zip(first..).map(|((number, change), revision)| {
-                Arc::new(Event::of_change(change, revision, callers[*number].clone()))
-            });
-        self.hub.publish(project, events);
-    }
-
-    fn tell_session(&self, project: &ProjectId, change: &Change) {
-        if change.kind != EventKind::CancelRequested {
-            return;
-        }
-        if let Some(lease) = &change.after.lease {
-            let reason = lease.cancel_reason.clone().unwrap_or_default();
-            let signal = Signal::Cancel { task: change.after.id, epoch: change.after.epoch, reason };
-            self.sessions.tell(project, &lease.worker, &lease.incarnation, &signal);
-        }
-    }
-}
-
-/// Whether a command with a key is refused. It may have been done before, and is then to be answered as it was.
-fn refuses_a_repeat(keys: &[Option<RequestKey>], replies: &[Option<Result<Reply>>]) -> bool {
-    keys.iter().zip(replies).any(|(key, reply)| key.is_some() && matches!(reply, Some(Err(_))))
 }
 
 fn principals(pending: &[Pending]) -> Vec<Arc<str>> {
@@ -559,6 +406,11 @@ async fn reached(point: Point) {
     }
 }
 
+/// Whether a command with a key is refused. It may have been done before, and is then to be answered as it was.
+fn refuses_a_repeat(keys: &[Option<RequestKey>], replies: &[Option<Result<Reply>>]) -> bool {
+    keys.iter().zip(replies).any(|(key, reply)| key.is_some() && matches!(reply, Some(Err(_))))
+}
+
 /// Those somebody still waits for; who waited too long is told so.
 fn in_time(pending: Vec<Pending>) -> Vec<Pending> {
     let now = Instant::now();
@@ -566,31 +418,9 @@ fn in_time(pending: Vec<Pending>) -> Vec<Pending> {
     let (pending, late): (Vec<_>, Vec<_>) =
         pending.into_iter().filter(is_wanted).partition(|pending| pending.deadline > now);
     for pending in late {
-        answer(pending, Err(Error::DeadlineExceeded));
+        pending.answer(Err(Error::DeadlineExceeded));
     }
     pending
-}
-
-/// Answers a command, and returns the leases nobody took: the caller went away before it heard of them.
-fn answer(pending: Pending, reply: Result<Reply>) -> Option<Pending> {
-    let unheard = pending.answer.send(reply);
-    // Any other effect stands, and whoever repeats a keyed lease is answered the same leases.
-    let is_given_back = matches!(pending.command, Command::Lease { key: None, .. } | Command::StandBy { .. });
-    if unheard.is_empty() || !is_given_back {
-        return None;
-    }
-    let release = |task: &Arc<Task>| Item {
-        task: task.id,
-        action: Action::Release { epoch: task.epoch, delay: None },
-        etag: None,
-    };
-    Some(Pending {
-        caller: pending.caller,
-        command: Command::Change(unheard.iter().map(release).collect()),
-        deadline: Instant::now() + super::COMMAND_LIMIT,
-        answer: AnswerTo::Nobody,
-        _budget: None,
-    })
 }
 
 /// Puts the revision of each submitted task into its answer.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::COMMAND_LIMIT;
 use crate::{
     context::Caller,
     domain::{
@@ -26,6 +27,30 @@ pub(super) struct Pending {
     pub(super) answer: AnswerTo,
     /// The share of the memory budget it holds until it is answered.
     pub(super) _budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Pending {
+    /// Answers it. Returns the leases nobody took, to be given back: the caller went away before it heard of them.
+    pub(super) fn answer(self, reply: Result<Reply>) -> Option<Pending> {
+        let unheard = self.answer.send(reply);
+        // Any other effect stands, and whoever repeats a keyed lease is answered the same leases.
+        let is_given_back = matches!(self.command, Command::Lease { key: None, .. } | Command::StandBy { .. });
+        if unheard.is_empty() || !is_given_back {
+            return None;
+        }
+        let release = |task: &Arc<Task>| Item {
+            task: task.id,
+            action: Action::Release { epoch: task.epoch, delay: None },
+            etag: None,
+        };
+        Some(Pending {
+            caller: self.caller,
+            command: Command::Change(unheard.iter().map(release).collect()),
+            deadline: Instant::now() + COMMAND_LIMIT,
+            answer: AnswerTo::Nobody,
+            _budget: None,
+        })
+    }
 }
 
 /// Who is told what became of a command.

@@ -16,10 +16,12 @@
 //! On PostgreSQL a project's submits, leases and reports have lanes of their own: they touch different rows, and the
 //! journal counter orders their commits. SQLite has one writer, so one lane.
 
+mod announce;
 mod batch;
 mod claims;
 mod command;
 mod decide;
+mod hints;
 mod lane;
 mod read;
 mod recent;

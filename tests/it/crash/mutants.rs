@@ -85,7 +85,7 @@ const HUNTS: &[Hunt] = &[
     },
     Hunt {
         mutant: Mutant::WritesUnchecked,
-        rules: &[Rule::FoldOfJournal],
+        rules: &[Rule::OnePlace, Rule::OneRowPerVersion, Rule::FoldOfJournal],
         // Time enough for somebody else between the read and the write.
         faults: "before_commit=delay:20@1/1",
         backends: POSTGRES,
@@ -158,6 +158,10 @@ async fn catch(hunt: &Hunt, backend: Backend) -> Option<String> {
     if hunt.mutant == Mutant::CancelledCallDropsTransaction {
         // Work would use the connection again before anybody noticed where it stands.
         (shape.submitters, shape.operators, shape.workers, shape.runtime_workers) = (0, 0, 0, 0);
+    }
+    if hunt.mutant == Mutant::WritesUnchecked {
+        // They are the others that change what a worker has in its hands.
+        shape.operators = 12;
     }
     let load = Load::start(shape).await;
     // Set up by a server that is right, broken from here on.
