@@ -147,7 +147,7 @@ pub struct Due {
 }
 
 /// [`claim`] without locks, for PostgreSQL, and with what must be known of the queues: all in one statement. Paused queues
-/// are left out. Whoever leases what it answers must write that with [`queues::check`].
+/// are left out. Whoever leases what it answers must write that with `queues::check`.
 pub async fn find_due(
     tx: &mut Tx,
     project: &ProjectId,
