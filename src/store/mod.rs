@@ -284,7 +284,7 @@ pub enum CommitError {
 }
 
 impl Tx {
-    /// The database's time, read at BEGIN.
+    /// The database's time, read at BEGIN, or carried on since it was last read.
     pub fn now(&self) -> Micros {
         self.now
     }

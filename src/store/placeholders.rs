@@ -111,6 +111,12 @@ mod tests {
             looked_up(update, false),
             "UPDATE lease SET version = x.version FROM x WHERE lease.project = $1 AND lease.id = x.id RETURNING 1"
         );
+        assert_eq!(
+            looked_up("DELETE FROM lease {at lease by id} AND lease.version = x.version", true),
+            "DELETE FROM lease USING (SELECT x.*, k.ctid AS place FROM x CROSS JOIN LATERAL \
+             (SELECT k.ctid FROM lease k WHERE k.project = $1 AND k.id = x.id OFFSET 0) k) x WHERE lease.ctid = x.place \
+             AND lease.version = x.version"
+        );
     }
 
     #[test]

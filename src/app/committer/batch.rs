@@ -52,20 +52,19 @@ struct Done {
     /// One answer a command; none for one whose rows are held elsewhere.
     replies: Vec<Option<Result<Reply>>>,
     set: Workset,
-    first_revision: Option<i64>,
-    /// The journal rows, when they go with COMMIT; then there is no first revision before it.
-    append: Option<LastAppend>,
+    journal: Journalled,
     /// How many tasks of each queue and type were marked due: somebody may wait for them.
     promoted: BTreeMap<Due, usize>,
-    new_queues: Vec<String>,
     /// Queues whose rate is used up, and how long until the next lease.
     used_up: Vec<(String, Duration)>,
 }
 
 /// What became of the journal rows.
 struct Journalled {
+    /// Queues that got a row with them.
     new_queues: Vec<String>,
     first_revision: Option<i64>,
+    /// They go with COMMIT; then there is no first revision before it.
     append: Option<LastAppend>,
 }
 
@@ -171,15 +170,15 @@ impl Batcher {
             return Ok(done);
         }
         if Mutant::PublishBeforeCommit.is_on() {
-            self.announcer.publish(project, &done.set, done.first_revision, &principals(pending));
+            self.announcer.publish(project, &done.set, done.journal.first_revision, &principals(pending));
         }
-        let append = done.append.take();
+        let append = done.journal.append.take();
         let is_one_statement = append.is_some();
         let committed = match append {
             Some(append) => append.commit(tx).await,
-            None => tx.commit().await.map(|()| done.first_revision),
+            None => tx.commit().await.map(|()| done.journal.first_revision),
         };
-        done.first_revision = match committed {
+        done.journal.first_revision = match committed {
             Ok(first) => first,
             Err(CommitError::RolledBack(cause)) => {
                 if is_optimistic && matches!(cause, StoreError::Conflict) {
@@ -190,7 +189,7 @@ impl Batcher {
             Err(CommitError::Unknown(cause)) => self.resolve(project, &done, is_one_statement, cause).await?,
         };
         if is_one_statement {
-            fill_revisions(&mut done.replies, &done.set, done.first_revision);
+            fill_revisions(&mut done.replies, &done.set, done.journal.first_revision);
         }
         Ok(done)
     }
@@ -221,7 +220,7 @@ impl Batcher {
         cause: StoreError,
     ) -> Result<Option<i64>, Failed> {
         tracing::warn!(%project, %cause, "the connection broke during a commit");
-        let expected = done.first_revision;
+        let expected = done.journal.first_revision;
         if Mutant::AssumesCommitted.is_on() {
             return Ok(expected);
         }
@@ -304,12 +303,11 @@ impl Batcher {
         unique_keys::release(tx, project, &unique.released()).await?;
         unique_keys::take(tx, project, &unique.taken()).await?;
         queues::set_arrivals(tx, project, &claims.arrivals()).await?;
-        let Journalled { new_queues, first_revision, mut append } =
-            self.write_journal(tx, project, pending, &set, &claims).await?;
+        let mut journal = self.write_journal(tx, project, pending, &set, &claims).await?;
         // Those that are to be taken with COMMIT count from the first.
-        fill_revisions(&mut replies, &set, if append.is_some() { Some(1) } else { first_revision });
+        fill_revisions(&mut replies, &set, if journal.append.is_some() { Some(1) } else { journal.first_revision });
         let answers = repeat::answers(pending, &keys, &replies)?;
-        match &mut append {
+        match &mut journal.append {
             Some(append) => append.keep(project, &answers, now),
             None if answers.is_empty() => {}
             None => {
@@ -322,7 +320,7 @@ impl Batcher {
         let kept = !answers.is_empty();
         let used_up = claims.used_up();
         let dirty = !nets.is_empty() || !claims.promoted.is_empty() || kept;
-        Ok((Done { replies, set, first_revision, append, promoted: claims.promoted, new_queues, used_up }, dirty))
+        Ok((Done { replies, set, journal, promoted: claims.promoted, used_up }, dirty))
     }
 
     /// Figures of the queues, then the journal: the last writes before COMMIT, because from here on other commits of the
@@ -376,7 +374,7 @@ impl Batcher {
     /// After COMMIT: answers everybody, then tells watchers, leasers and sessions.
     async fn finish(&self, project: &ProjectId, pending: Vec<Pending>, done: Done) -> Vec<Pending> {
         reached(Point::BeforeReply).await;
-        self.hints.made(project, done.new_queues);
+        self.hints.made(project, done.journal.new_queues);
         let leased = done.set.changes().iter().filter(|(_, change)| change.kind == EventKind::Leased);
         self.recent.keep(leased.map(|(_, change)| &change.after));
         let callers = principals(&pending);
@@ -388,7 +386,7 @@ impl Batcher {
             }
         }
         reached(Point::BeforePublish).await;
-        self.announcer.publish(project, &done.set, done.first_revision, &callers);
+        self.announcer.publish(project, &done.set, done.journal.first_revision, &callers);
         reached(Point::AfterPublish).await;
         self.announcer.wake(project, &self.hints, &done.set, &done.promoted, done.used_up);
         again
