@@ -92,6 +92,24 @@ pub enum Error {
         /// What would be allowed.
         hint: &'static str,
     },
+    /// Something else needs it.
+    #[error("{name} is used by {by}; change that first")]
+    InUse {
+        /// The resource.
+        name: String,
+        /// What needs it.
+        by: String,
+    },
+    /// There may be no more of them.
+    #[error("{project} has {limit} {what}, which is the limit; delete one first")]
+    QuotaExceeded {
+        /// Whose quota it is.
+        project: String,
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: i64,
+    },
     /// Too many streams are open.
     #[error("{limit} streams are open, which is the limit; close some")]
     TooManyStreams {

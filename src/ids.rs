@@ -86,3 +86,8 @@ pub fn worker_name(project: &ProjectId, worker: &str) -> String {
 pub fn bulk_job_name(project: &ProjectId, job: BulkJobId) -> String {
     format!("projects/{project}/bulkJobs/{job}")
 }
+
+/// The resource name of a retry policy.
+pub fn retry_policy_name(project: &ProjectId, policy: &str) -> String {
+    format!("projects/{project}/retryPolicies/{policy}")
+}

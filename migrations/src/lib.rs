@@ -13,6 +13,7 @@ mod m20261124_000001_core;
 mod m20261124_000002_lists;
 mod m20261124_000003_estimates;
 mod m20261124_000004_answers;
+mod m20261125_000005_retry_policies;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_lists::Migration),
             Box::new(m20261124_000003_estimates::Migration),
             Box::new(m20261124_000004_answers::Migration),
+            Box::new(m20261125_000005_retry_policies::Migration),
         ]
     }
 }

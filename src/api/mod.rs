@@ -15,6 +15,7 @@ mod bulk_job;
 mod call;
 mod project;
 mod queue;
+mod retry;
 mod services;
 mod session;
 mod streams;
@@ -32,9 +33,10 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Our services, as health and reflection name them.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "tasktower.v1.TaskService",
     "tasktower.v1.QueueService",
+    "tasktower.v1.RetryService",
     "tasktower.v1.WorkerService",
     "tasktower.v1.ProjectService",
 ];

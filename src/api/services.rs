@@ -17,7 +17,8 @@ use crate::{
     app::App,
     pb::{
         self, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+        retry_service_server::RetryServiceServer, task_service_server::TaskServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
 };
 
@@ -26,6 +27,7 @@ use crate::{
 pub struct Services {
     tasks: TaskServiceServer<Api>,
     queues: QueueServiceServer<Api>,
+    retries: RetryServiceServer<Api>,
     workers: WorkerServiceServer<Api>,
     projects: ProjectServiceServer<Api>,
     others: Routes,
@@ -55,6 +57,7 @@ impl Services {
         Ok(Self {
             tasks: limited!(TaskServiceServer),
             queues: limited!(QueueServiceServer),
+            retries: limited!(RetryServiceServer),
             workers: limited!(WorkerServiceServer),
             projects: limited!(ProjectServiceServer),
             others: others.routes(),
@@ -81,6 +84,7 @@ impl Service<Request<Body>> for Services {
         match service(request.uri().path()) {
             TaskServiceServer::<Api>::NAME => self.tasks.call(request),
             QueueServiceServer::<Api>::NAME => self.queues.call(request),
+            RetryServiceServer::<Api>::NAME => self.retries.call(request),
             WorkerServiceServer::<Api>::NAME => self.workers.call(request),
             ProjectServiceServer::<Api>::NAME => self.projects.call(request),
             _ => self.others.call(request).boxed(),

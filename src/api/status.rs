@@ -194,6 +194,17 @@ fn answer(error: &Error) -> Answer {
             metadata.extend([("name", name.clone()), ("state", (*state).to_owned())]);
             (Code::FailedPrecondition, ErrorReason::StateConflict)
         }
+        Error::InUse { name, by } => {
+            details.add_precondition_failure_violation("STATE", cut_ref(name), cut_ref(&format!("is used by {by}")));
+            metadata.extend([("name", name.clone()), ("by", by.clone())]);
+            (Code::FailedPrecondition, ErrorReason::StateConflict)
+        }
+        Error::QuotaExceeded { project, what, limit } => {
+            details.add_quota_failure_violation(cut_ref(project), format!("{limit} {what}"));
+            let values = [("project", project.clone()), ("what", (*what).to_owned()), ("limit", limit.to_string())];
+            metadata.extend(values);
+            (Code::ResourceExhausted, ErrorReason::QuotaExceeded)
+        }
         Error::TooManyStreams { limit } => {
             metadata.push(("limit", limit.to_string()));
             details.set_retry_info(Some(LATER));
@@ -286,6 +297,8 @@ mod tests {
             Error::LeaseLost { task: text(), epoch: 1 },
             Error::IdempotencyInProgress { key: text() },
             Error::StateConflict { name: text(), state: "FAILED", hint: "no" },
+            Error::InUse { name: text(), by: text() },
+            Error::QuotaExceeded { project: text(), what: "retry policies", limit: 1 },
             Error::TooManyStreams { limit: 1 },
             Error::Overloaded,
             Error::StorageFull,
@@ -326,9 +339,11 @@ mod tests {
             Error::DeadlineExceeded => 20,
             Error::ListTooSlow => 21,
             Error::Internal(_) => 22,
+            Error::InUse { .. } => 23,
+            Error::QuotaExceeded { .. } => 24,
         }
     }
-    const VARIANTS: usize = 23;
+    const VARIANTS: usize = 25;
 
     /// The code that the comment of each reason begins with, from the descriptors.
     fn documented_codes() -> HashMap<String, String> {

@@ -10,6 +10,7 @@ mod lookup;
 mod named_write;
 pub mod project;
 pub mod queue;
+pub mod retry_policy;
 pub mod session;
 pub mod task;
 pub mod upkeep;

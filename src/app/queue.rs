@@ -18,12 +18,13 @@ use crate::{
         queue::{Queue, QueuePatch, QueueSettings},
     },
     error::{Error, Result},
-    ids::{ProjectId, project_name, queue_name},
+    ids::{ProjectId, project_name, queue_name, retry_policy_name},
     store::{
         Tx,
         journal::{self, Entry},
         projects,
         queues::{self, Found, LockedSettings},
+        retry_policies,
     },
 };
 
@@ -104,6 +105,7 @@ impl App {
     async fn change_queue(&self, caller: &Caller, project: &ProjectId, name: &str, change: Change) -> Result<Queue> {
         let write = ChangeQueue { caller: caller.clone(), project: project.clone(), name: name.to_owned(), change };
         if self.write(write).await? {
+            self.committer().forget_policies(project);
             self.hub().journal_moved(project);
         }
         self.get_queue(project, name).await
@@ -148,6 +150,11 @@ impl NamedWrite for ChangeQueue {
             // The queue itself may still be new.
             return Ok(if is_new { Done::Commit(false) } else { Done::Nothing(false) });
         };
+        if let Some(policy) = new.retry_policy.as_ref().filter(|_| new.retry_policy != old.retry_policy)
+            && retry_policies::lock(tx, project, policy).await?.is_none()
+        {
+            return Err(Error::NotFound { kind: "retry policy", name: retry_policy_name(project, policy) }.into());
+        }
         let now = tx.now();
         queues::write_settings(tx, project, name, &new, now).await?;
         let entry = Entry::of_resource(change.kind(), queue_name(project, name), now, Some(diff), caller);
@@ -163,13 +170,15 @@ fn not_found(project: &ProjectId, name: &str) -> Error {
 /// The settings that differ, as JSON: `{"max_running": [0, 5]}`. None when none does.
 fn diff(old: &QueueSettings, new: &QueueSettings) -> Option<String> {
     // Named one by one, so that a new setting is a compile error here.
-    let QueueSettings { paused, pause_note, max_running, rate, lease_duration } = old;
+    let QueueSettings { paused, pause_note, max_running, rate, lease_duration, retry_policy, retry_budget } = old;
     let fields = [
         ("paused", json!(paused), json!(new.paused)),
         ("pause_note", json!(pause_note), json!(new.pause_note)),
         ("max_running", json!(max_running), json!(new.max_running)),
         ("rate", json!(rate), json!(new.rate)),
         ("lease_duration", json!(lease_duration), json!(new.lease_duration)),
+        ("retry_policy", json!(retry_policy), json!(new.retry_policy)),
+        ("retry_budget", json!(retry_budget), json!(new.retry_budget)),
     ];
     let changed: Map<String, Value> = fields
         .into_iter()
@@ -189,7 +198,7 @@ mod tests {
         let old = QueueSettings::default();
         assert_eq!(diff(&old, &old), None);
         let rate = Some(Rate { count: 1, interval: 2, burst: 3 });
-        let new = old.patched(QueuePatch { max_running: Some(5), rate: Some(rate), lease_duration: None });
+        let new = old.patched(QueuePatch { max_running: Some(5), rate: Some(rate), ..QueuePatch::default() });
         let expected = json!({"max_running": [0, 5], "rate": [null, {"count": 1, "interval": 2, "burst": 3}]});
         assert_eq!(diff(&old, &new).map(|text| text.parse::<Value>().unwrap()), Some(expected));
     }

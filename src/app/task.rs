@@ -14,6 +14,7 @@ use crate::{
     context::Caller,
     domain::{
         event::Subject,
+        retry::Retry,
         task::{Attempt, Task},
         task_list::{ListQuery, Position},
         transition::Patch,
@@ -76,9 +77,20 @@ impl App {
         key: Option<IdempotencyKey>,
     ) -> Result<Answer<Vec<Submitted>>> {
         self.require_project(project).await?;
+        for task in &tasks {
+            self.require_named_policy(project, &task.new.spec.retry).await?;
+        }
         match self.committer().run(caller, project, Command::Submit { tasks, key }).await? {
             Reply::Submitted(answer) => Ok(answer),
             _ => Err(wrong_reply()),
+        }
+    }
+
+    /// Refuses a task that names a retry policy that does not exist.
+    async fn require_named_policy(&self, project: &ProjectId, retry: &Retry) -> Result<()> {
+        match retry {
+            Retry::Policy(id) => Box::pin(self.require_retry_policy(project, id)).await,
+            Retry::Unsaid | Retry::Settings(_) => Ok(()),
         }
     }
 
@@ -148,6 +160,9 @@ impl App {
         etag: Option<String>,
     ) -> Result<Option<Task>> {
         self.require_project(project).await?;
+        if let TaskChange::Update(Patch { retry: Some(retry), .. }) = &change {
+            self.require_named_policy(project, retry).await?;
+        }
         let allow_missing = matches!(change, TaskChange::Delete { allow_missing: true });
         let deletes = matches!(change, TaskChange::Delete { .. } | TaskChange::Purge);
         let items = vec![Item { task: id, action: action(change), etag }];

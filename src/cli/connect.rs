@@ -16,7 +16,8 @@ use tonic::{
 use super::failure::Usage;
 use crate::pb::{
     project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// Where `tasktower dev` listens.
@@ -152,6 +153,11 @@ impl Api {
     /// Queues.
     pub fn queues(&self) -> QueueServiceClient<Transport> {
         QueueServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Retry policies.
+    pub fn retries(&self) -> RetryServiceClient<Transport> {
+        RetryServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Workers.

@@ -95,7 +95,12 @@ fn next_task(number: u32) -> Task {
         queue: queue.to_owned(),
         // Literals above are small, so they always fit the wire.
         input: json_to_wire(&input).ok().map(|value| Payload { kind: Some(Kind::Json(value)) }),
-        retry: Some(RetrySettings { max_attempts: 5, initial_backoff: Some(second), max_backoff: Some(second) }),
+        retry: Some(RetrySettings {
+            max_attempts: 5,
+            initial_backoff: Some(second),
+            max_backoff: Some(second),
+            ..Default::default()
+        }),
         labels: [("source".to_owned(), "demo".to_owned())].into(),
         ..Default::default()
     }

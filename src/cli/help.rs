@@ -28,6 +28,22 @@ Examples:
   tasktower submit invoice.sync --run-at +10m --timeout 30s --max-attempts 3 --unique-key invoice-17
   generate | tasktower submit import --input -";
 
+pub const RETRY_POLICY_CREATE: &str = "\
+Examples:
+  tasktower retry-policy create patient --settings '{\"max_attempts\": 50, \"max_age\": \"86400s\"}'
+  tasktower retry-policy create mail --settings @mail.json --task-type email.send
+
+mail.json, for example:
+  {\"rules\": [
+     {\"error_type\": \"Smtp*\", \"message_regex\": \"^55\\\\d \", \"dead_letter\": {}},
+     {\"error_type\": \"SmtpBusy\", \"snooze\": \"60s\"}],
+   \"max_age\": \"172800s\"}";
+
+pub const RETRY_POLICY_EVALUATE: &str = "\
+Examples:
+  tasktower retry-policy evaluate mail --error-type SmtpError --message '550 no such user'
+  tasktower retry-policy evaluate --task 0199a3b25c11 --error-type Timeout";
+
 pub const LIST: &str = "\
 Examples:
   tasktower list

@@ -17,6 +17,7 @@ mod output;
 mod pages;
 mod project;
 mod queue;
+mod retry_policy;
 pub mod serve;
 mod signals;
 mod task;
@@ -95,6 +96,9 @@ enum Command {
     /// Look at queues, pause them, bound them
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Rules for failed attempts
+    #[command(subcommand)]
+    RetryPolicy(retry_policy::RetryPolicyCommand),
     /// Run a program as a worker; look at workers, drain them
     Worker(worker::WorkerArgs),
     /// Projects
@@ -162,6 +166,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Watch(args) => task::run(&context()?, task::TaskCommand::Watch(args)).await,
         Command::Cancel(args) => task::run(&context()?, task::TaskCommand::Cancel(args)).await,
         Command::Queue(command) => queue::run(&context()?, command).await,
+        Command::RetryPolicy(command) => retry_policy::run(&context()?, command).await,
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
@@ -195,6 +200,9 @@ mod tests {
             "tasktower --project p worker get w",
             "tasktower worker --project p list",
             "tasktower queue set email --max-running 5 --rate 10/s",
+            "tasktower retry-policy create flaky --settings {} --task-type email.send",
+            "tasktower retry-policy evaluate flaky --error-type SmtpTimeout --attempt 3",
+            "tasktower retry-policy stats --since -2h",
             "tasktower migrate up",
             "tasktower bench lifecycle --tasks 10 --workers 2 --batch 5 --endpoint localhost:1 --json",
         ] {

@@ -63,6 +63,9 @@ pub struct SetArgs {
     /// So many of the rate may start at once after a pause
     #[arg(long, requires = "rate", value_parser = clap::value_parser!(i32).range(1..), value_name = "N")]
     burst: Option<i32>,
+    /// The retry policy of tasks that say nothing about retries, or none
+    #[arg(long, value_name = "POLICY|none")]
+    retry_policy: Option<String>,
     /// How long a lease lasts without a heartbeat, 5s to 1h
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     lease_duration: Option<Duration>,
@@ -107,7 +110,7 @@ pub async fn run(context: &Context, command: QueueCommand) -> anyhow::Result<Exi
             api.queues().resume_queue(request).await?.into_inner().queue
         }
         QueueCommand::Set(args) => {
-            let request = api.call(change(&args, name(&args.queue)?)?);
+            let request = api.call(change(&args, &context.project, name(&args.queue)?)?);
             api.queues().update_queue(request).await?.into_inner().queue
         }
     };
@@ -115,7 +118,7 @@ pub async fn run(context: &Context, command: QueueCommand) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn change(args: &SetArgs, name: String) -> anyhow::Result<UpdateQueueRequest> {
+fn change(args: &SetArgs, project: &str, name: String) -> anyhow::Result<UpdateQueueRequest> {
     let mut queue = Queue { name, ..Default::default() };
     let mut paths = Vec::new();
     if let Some(max_running) = args.max_running {
@@ -134,6 +137,11 @@ fn change(args: &SetArgs, name: String) -> anyhow::Result<UpdateQueueRequest> {
     if let Some(lease_duration) = args.lease_duration {
         queue.lease_duration = Some(to_duration(lease_duration));
         paths.push("lease_duration".to_owned());
+    }
+    if let Some(policy) = &args.retry_policy {
+        queue.retry_policy =
+            if policy == "none" { String::new() } else { names::child(project, "retryPolicies", policy)? };
+        paths.push("retry_policy".to_owned());
     }
     if paths.is_empty() {
         bail!(Usage::new("nothing to change is given; see --help"));

@@ -49,7 +49,7 @@ pub fn parse_duration(text: &str) -> anyhow::Result<Duration> {
     Ok(total)
 }
 
-/// Reads a moment: RFC 3339, `now`, or `+5m` counted from `now`.
+/// Reads a moment: RFC 3339, `now`, or `+5m` and `-2h` counted from `now`.
 pub fn parse_moment(text: &str, now: SystemTime) -> anyhow::Result<Timestamp> {
     let text = text.trim();
     if text == "now" {
@@ -58,6 +58,10 @@ pub fn parse_moment(text: &str, now: SystemTime) -> anyhow::Result<Timestamp> {
     if let Some(ahead) = text.strip_prefix('+') {
         let moment = now.checked_add(parse_duration(ahead)?);
         return Ok(to_timestamp(moment.with_context(|| format!("`{text}` is too far ahead"))?));
+    }
+    if let Some(ago) = text.strip_prefix('-') {
+        let moment = now.checked_sub(parse_duration(ago)?);
+        return Ok(to_timestamp(moment.with_context(|| format!("`{text}` is too long ago"))?));
     }
     text.parse().map_err(|_| {
         anyhow::anyhow!("`{text}` is not a time; write 2026-11-20T08:00:00Z, or +5m for five minutes from now")
@@ -140,11 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_absolute_or_ahead() {
+    fn moments_are_absolute_or_so_far_away() {
         assert_eq!(parse_moment("+5m", at(1_000)).unwrap().seconds, 1_300);
+        assert_eq!(parse_moment("-5m", at(1_000)).unwrap().seconds, 700);
         assert_eq!(parse_moment("now", at(1_000)).unwrap().seconds, 1_000);
         assert_eq!(parse_moment("1970-01-01T01:00:00+01:00", at(0)).unwrap().seconds, 0);
-        for text in ["tomorrow", "-5m", "+", "2026-13-01T00:00:00Z", "+99999999999999999d"] {
+        for text in ["tomorrow", "-", "+", "2026-13-01T00:00:00Z", "+99999999999999999d"] {
             assert!(parse_moment(text, at(0)).is_err(), "{text}");
         }
     }

@@ -10,7 +10,8 @@ use tonic::{
 use super::{CallMetadata, Error};
 use crate::pb::{
     project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// Where a development server listens.
@@ -91,6 +92,11 @@ impl Client {
         QueueServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES)
             .max_encoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// The stub of `RetryService`.
+    pub fn retries(&self) -> RetryServiceClient<Transport> {
+        RetryServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
     /// The stub of `WorkerService`.

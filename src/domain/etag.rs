@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use super::{
     project::Project,
     queue::{Queue, QueueSettings},
+    retry::RetryMore,
+    retry_policy::RetryPolicy,
     task::Task,
 };
 use crate::ids::ProjectId;
@@ -29,6 +31,8 @@ pub fn task_etag(task: &Task) -> String {
         timeout: i64,
         expire_time: Option<i64>,
         retry: (i32, i64, i64),
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_more: Option<RetryMore>,
         labels: &'a std::collections::BTreeMap<String, String>,
         state: u8,
         cancel_requested: bool,
@@ -42,7 +46,8 @@ pub fn task_etag(task: &Task) -> String {
         run_time: task.run_time,
         timeout: spec.timeout,
         expire_time: spec.expire_time,
-        retry: (spec.retry.max_attempts, spec.retry.initial_backoff, spec.retry.max_backoff),
+        retry: spec.retry.numbers(),
+        retry_more: spec.retry.more(),
         labels: &spec.labels,
         state: task.state as u8,
         cancel_requested: task.cancel_requested(),
@@ -62,6 +67,11 @@ pub fn queue_settings_etag(project: &ProjectId, name: &str, settings: &QueueSett
 /// The etag of a project.
 pub fn project_etag(project: &Project) -> String {
     of(&(project.id.as_str(), &project.display_name, &project.description))
+}
+
+/// The etag of a retry policy.
+pub fn retry_policy_etag(policy: &RetryPolicy) -> String {
+    of(&(policy.project.as_str(), &policy.id, &policy.content))
 }
 
 /// The etag of any content whose serialisation is canonical (structs and sorted maps are).

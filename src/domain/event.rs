@@ -77,6 +77,12 @@ pub enum ResourceKind {
     BulkJobEnded = 106,
     /// A project was created.
     ProjectCreated = 107,
+    /// A retry policy was created.
+    RetryPolicyCreated = 110,
+    /// A retry policy was changed.
+    RetryPolicyUpdated = 111,
+    /// A retry policy was deleted.
+    RetryPolicyDeleted = 112,
 }
 
 impl TryFrom<i16> for ResourceKind {
@@ -91,6 +97,9 @@ impl TryFrom<i16> for ResourceKind {
             Self::BulkJobStarted,
             Self::BulkJobEnded,
             Self::ProjectCreated,
+            Self::RetryPolicyCreated,
+            Self::RetryPolicyUpdated,
+            Self::RetryPolicyDeleted,
         ]
         .into_iter()
         .find(|kind| *kind as i16 == number)

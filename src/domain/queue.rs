@@ -1,6 +1,6 @@
 //! A queue: settings that bound what is leased from it, and its figures.
 
-use super::task::Micros;
+use super::{retry_budget::RetryBudget, task::Micros};
 use crate::ids::ProjectId;
 
 /// How long a lease lasts without a heartbeat unless the queue says otherwise: three chances at a 20 s heartbeat.
@@ -44,6 +44,13 @@ pub struct QueueSettings {
     pub rate: Option<Rate>,
     /// How long a lease lasts without a heartbeat.
     pub lease_duration: Option<Micros>,
+    /// The policy for failed attempts of tasks that say nothing about them. Left out of the etag when it is not set, like
+    /// the next one: version N−1 knows neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<String>,
+    /// How many retries it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl QueueSettings {
@@ -107,6 +114,10 @@ pub struct QueuePatch {
     pub rate: Option<Option<Rate>>,
     /// How long a lease lasts without a heartbeat.
     pub lease_duration: Option<Option<Micros>>,
+    /// The policy for failed attempts.
+    pub retry_policy: Option<Option<String>>,
+    /// How many retries it takes.
+    pub retry_budget: Option<Option<RetryBudget>>,
 }
 
 impl QueueSettings {
@@ -116,6 +127,8 @@ impl QueueSettings {
             max_running: patch.max_running.unwrap_or(self.max_running),
             rate: patch.rate.unwrap_or(self.rate),
             lease_duration: patch.lease_duration.unwrap_or(self.lease_duration),
+            retry_policy: patch.retry_policy.unwrap_or_else(|| self.retry_policy.clone()),
+            retry_budget: patch.retry_budget.unwrap_or(self.retry_budget),
             ..self.clone()
         }
     }

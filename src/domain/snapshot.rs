@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
 
 use super::{
-    task::{DEFAULT_TIMEOUT, Lease, Progress, RetrySettings, Spec, Task, TaskError},
+    retry::{Retry, RetryMore},
+    task::{DEFAULT_TIMEOUT, Lease, Progress, Spec, Task, TaskError},
     task_state::TaskState,
 };
 use crate::ids::{ProjectId, TaskId};
@@ -39,6 +40,8 @@ struct Snapshot<'a> {
     expire_time: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<(i32, i64, i64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_more: Option<RetryMore>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,6 @@ struct LeaseSnapshot<'a> {
 impl<'a> From<&'a Task> for Snapshot<'a> {
     fn from(task: &'a Task) -> Self {
         let spec = &*task.spec;
-        let retry = spec.retry;
         Self {
             r#type: Cow::Borrowed(&spec.task_type),
             queue: Cow::Borrowed(&spec.queue),
@@ -91,8 +93,8 @@ impl<'a> From<&'a Task> for Snapshot<'a> {
             run_time: task.run_time,
             timeout: Some(spec.timeout).filter(|t| *t != DEFAULT_TIMEOUT),
             expire_time: spec.expire_time,
-            retry: Some((retry.max_attempts, retry.initial_backoff, retry.max_backoff))
-                .filter(|_| retry != RetrySettings::default()),
+            retry: Some(spec.retry.numbers()).filter(|numbers| *numbers != Retry::Unsaid.numbers()),
+            retry_more: spec.retry.more(),
             unique_key: spec.unique_key.as_deref().map(Cow::Borrowed),
             unique_ttl: spec.unique_ttl,
             labels: Cow::Borrowed(&spec.labels),
@@ -155,7 +157,7 @@ impl Serialize for Diff<'_> {
         }
         compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
         if self.has_new_spec {
-            compare!(priority, timeout, expire_time, retry, labels);
+            compare!(priority, timeout, expire_time, retry, retry_more, labels);
         }
         old.serialize_entry("update_time", &self.update_time)?;
         old.end()
@@ -206,9 +208,7 @@ pub fn decode(row: &Row<'_>, snapshot: &str, diff: Option<&str>) -> serde_json::
 }
 
 fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Task {
-    let retry = s.retry.map_or_else(RetrySettings::default, |(max_attempts, initial_backoff, max_backoff)| {
-        RetrySettings { max_attempts, initial_backoff, max_backoff }
-    });
+    let retry = Retry::restore(s.retry.unwrap_or(Retry::Unsaid.numbers()), s.retry_more);
     Task {
         project: row.project.clone(),
         id: row.id,
@@ -224,6 +224,8 @@ fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Ta
             labels: s.labels.into_owned(),
             owner: row.owner.to_owned(),
             create_time: s.create_time,
+            // Not part of the BASIC view; nothing decides on a snapshot.
+            open_time: None,
         }),
         input: None,
         run_time: s.run_time,

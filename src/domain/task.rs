@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::task_state::TaskState;
+use super::{
+    retry::{Decision, Retry},
+    retry_policy::PolicyVersion,
+    task_state::TaskState,
+};
 use crate::ids::{ProjectId, TaskId};
 
 /// A point in time: microseconds since 1970 UTC, by the database's clock.
@@ -15,9 +19,6 @@ pub type Micros = i64;
 
 /// One second, in [`Micros`].
 pub const SECOND: Micros = 1_000_000;
-
-/// Most leases of one task that may expire before it is taken for poison.
-pub const MAX_CRASHES: i32 = 3;
 
 /// What was submitted. Times and spans in [`Micros`].
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +33,8 @@ pub struct Spec {
     pub timeout: Micros,
     /// Past this it fails as EXPIRED.
     pub expire_time: Option<Micros>,
-    /// How failed attempts are repeated.
-    pub retry: RetrySettings,
+    /// What it says about failed attempts.
+    pub retry: Retry,
     /// Held while the task is open.
     pub unique_key: Option<String>,
     /// Lets go of the key after this span.
@@ -44,24 +45,8 @@ pub struct Spec {
     pub owner: String,
     /// When it was submitted.
     pub create_time: Micros,
-}
-
-/// Exponential back-off with full jitter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetrySettings {
-    /// Attempts in all.
-    pub max_attempts: i32,
-    /// Upper bound of the first wait.
-    pub initial_backoff: Micros,
-    /// Upper bound of every wait.
-    pub max_backoff: Micros,
-}
-
-impl Default for RetrySettings {
-    /// 25 attempts between 1 s and 1 h apart: most of a day of trying.
-    fn default() -> Self {
-        Self { max_attempts: 25, initial_backoff: SECOND, max_backoff: 3600 * SECOND }
-    }
+    /// When it was last opened again by hand; none if it never was.
+    pub open_time: Option<Micros>,
 }
 
 /// The most an attempt may take unless the submitter says otherwise: 1 h.
@@ -200,6 +185,19 @@ pub struct Attempt {
     pub progress: Option<Progress>,
     /// When the next attempt may start.
     pub retry_time: Option<Micros>,
+    /// Which attempt it was of those that count: 1, 2, 3 …; 0 if that was not kept.
+    pub number: i32,
+    /// What was decided about it.
+    pub decision: Option<Decided>,
+}
+
+/// A decision about an attempt, and by what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The decision.
+    pub decision: Decision,
+    /// The policy that was asked; none if the task has settings of its own, or none was asked.
+    pub policy: Option<PolicyVersion>,
 }
 
 impl Attempt {
@@ -214,6 +212,8 @@ impl Attempt {
             error: None,
             progress: lease.progress.clone(),
             retry_time: None,
+            number: task.attempt_count,
+            decision: None,
         })
     }
 }

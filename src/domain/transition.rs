@@ -19,8 +19,9 @@
 use std::sync::Arc;
 
 use super::{
-    retry::backoff,
-    task::{Attempt, AttemptOutcome, Lease, MAX_CRASHES, Micros, Payload, Progress, SECOND, Spec, Task, TaskError},
+    retry::{Cause, Decision, Retry, Verdict},
+    retry_policy::Judge,
+    task::{Attempt, AttemptOutcome, Decided, Lease, Micros, Payload, Progress, SECOND, Spec, Task, TaskError},
     task_state::TaskState,
 };
 use crate::{
@@ -92,6 +93,23 @@ pub enum DeadLetterReason {
     Poison = 3,
     /// Its `expire_time` passed.
     Expired = 4,
+    /// A rule for its error said so.
+    Rule = 5,
+    /// The next attempt would have come after the `max_age` of its retry settings.
+    MaxAge = 6,
+}
+
+impl DeadLetterReason {
+    fn of(cause: Cause) -> Self {
+        match cause {
+            Cause::Rule => Self::Rule,
+            Cause::Default | Cause::MaxAttempts => Self::Exhausted,
+            Cause::MaxAge => Self::MaxAge,
+            Cause::Final => Self::Final,
+            Cause::MaxCrashes => Self::Poison,
+            Cause::Expired => Self::Expired,
+        }
+    }
 }
 
 /// One accepted change of one task.
@@ -260,7 +278,7 @@ pub fn fail(
     epoch: i64,
     failure: &Failure,
     last: Option<&Attempt>,
-    random: f64,
+    judge: &mut Judge<'_>,
     now: Micros,
 ) -> Result<Reported> {
     let same = |a: &&Attempt| {
@@ -272,13 +290,12 @@ pub fn fail(
     }
     let lease = held(task, epoch)?;
     let end = End { outcome: AttemptOutcome::Failed, kind: EventKind::Failed, error: failure.error.clone() };
-    let change = if failure.is_final {
-        end_without_success(task, lease, end, NextStep::Dead(DeadLetterReason::Final), now)
+    let decision = if failure.is_final {
+        Decision::end(Cause::Final)
     } else {
-        let step = next_step(task, failure.retry_after, random, now);
-        end_without_success(task, lease, end, step, now)
+        judge.decide(task, &failure.error, failure.retry_after, now)
     };
-    Ok(Reported::Changed(Box::new(change)))
+    Ok(Reported::Changed(Box::new(end_without_success(task, lease, end, decision, judge, now))))
 }
 
 /// RUNNING → the state it waited in before, uncounted, due after `delay`. `last` as in [`fail`].
@@ -308,7 +325,7 @@ pub fn release(
 }
 
 /// Ends what ran out: an attempt past its deadline, or a lease past its time. None when neither did.
-pub fn sweep_running(task: &Arc<Task>, random: f64, now: Micros) -> Option<Change> {
+pub fn sweep_running(task: &Arc<Task>, judge: &mut Judge<'_>, now: Micros) -> Option<Change> {
     let lease = task.lease.as_ref()?;
     if lease.deadline_time <= now {
         if task.spec.expire_time.is_some_and(|t| t <= now) {
@@ -317,7 +334,7 @@ pub fn sweep_running(task: &Arc<Task>, random: f64, now: Micros) -> Option<Chang
                 kind: EventKind::TimedOut,
                 error: TaskError::own("EXPIRED", "the task reached its expire_time while it ran"),
             };
-            return Some(end_without_success(task, lease, end, NextStep::Dead(DeadLetterReason::Expired), now));
+            return Some(end_without_success(task, lease, end, Decision::end(Cause::Expired), judge, now));
         }
         let seconds = task.spec.timeout as f64 / SECOND as f64;
         let end = End {
@@ -325,7 +342,8 @@ pub fn sweep_running(task: &Arc<Task>, random: f64, now: Micros) -> Option<Chang
             kind: EventKind::TimedOut,
             error: TaskError::own("TIMEOUT", format!("the attempt took longer than its timeout of {seconds}s")),
         };
-        return Some(end_without_success(task, lease, end, next_step(task, None, random, now), now));
+        let decision = judge.decide(task, &end.error, None, now);
+        return Some(end_without_success(task, lease, end, decision, judge, now));
     }
     if lease.expire_time > now {
         return None;
@@ -333,12 +351,14 @@ pub fn sweep_running(task: &Arc<Task>, random: f64, now: Micros) -> Option<Chang
     let message = format!("no heartbeat from worker {} within the lease", lease.worker);
     let error = TaskError::own("LEASE_EXPIRED", message);
     let end = End { outcome: AttemptOutcome::LeaseExpired, kind: EventKind::LeaseExpired, error };
-    if task.crash_count + 1 < MAX_CRASHES {
+    let crashes = task.crash_count + 1;
+    if crashes < judge.decider.settings.max_crashes {
         return Some(back_to_waiting(task, lease, end, now, now));
     }
-    let message = format!("{MAX_CRASHES} leases expired: the task kills or hangs its workers");
+    let leases = if crashes == 1 { "lease" } else { "leases" };
+    let message = format!("{crashes} {leases} expired: the task kills or hangs its workers");
     let end = End { error: TaskError::own("POISON", message), ..end };
-    Some(end_without_success(task, lease, end, NextStep::Dead(DeadLetterReason::Poison), now))
+    Some(end_without_success(task, lease, end, Decision::end(Cause::MaxCrashes), judge, now))
 }
 
 /// PENDING or RETRYING past its `expire_time` → FAILED. None when it is not.
@@ -386,6 +406,7 @@ pub fn retry(task: &Arc<Task>, now: Micros) -> Result<Change> {
         return Err(conflict(task, "its expire_time has passed; submit it again with a later one"));
     }
     let after = Task {
+        spec: Arc::new(Spec { open_time: Some(now), ..(*task.spec).clone() }),
         state: TaskState::Pending,
         run_time: now,
         attempt_count: 0,
@@ -421,7 +442,7 @@ pub struct Patch {
     /// Past this it fails as EXPIRED; the inner none means never.
     pub expire_time: Option<Option<Micros>>,
     /// How failed attempts are repeated.
-    pub retry: Option<super::task::RetrySettings>,
+    pub retry: Option<Retry>,
     /// All labels.
     pub labels: Option<std::collections::BTreeMap<String, String>>,
 }
@@ -440,7 +461,7 @@ pub fn update(task: &Arc<Task>, patch: Patch, now: Micros) -> Result<Option<Chan
         priority: patch.priority.unwrap_or(old.priority),
         timeout: patch.timeout.unwrap_or(old.timeout),
         expire_time: patch.expire_time.unwrap_or(old.expire_time),
-        retry: patch.retry.unwrap_or(old.retry),
+        retry: patch.retry.unwrap_or_else(|| old.retry.clone()),
         labels: patch.labels.unwrap_or_else(|| old.labels.clone()),
         ..old.clone()
     };
@@ -494,6 +515,8 @@ fn ended(task: &Task, lease: &Lease, outcome: AttemptOutcome, now: Micros) -> At
         error: None,
         progress: lease.progress.clone(),
         retry_time: None,
+        number: task.attempt_count,
+        decision: None,
     }
 }
 
@@ -504,39 +527,38 @@ struct End {
     error: TaskError,
 }
 
-/// What comes after an attempt that counts and did not succeed.
-enum NextStep {
-    RetryAt(Micros),
-    Dead(DeadLetterReason),
-}
-
-fn next_step(task: &Task, retry_after: Option<Micros>, random: f64, now: Micros) -> NextStep {
-    if task.attempt_count >= task.spec.retry.max_attempts {
-        return NextStep::Dead(DeadLetterReason::Exhausted);
-    }
-    let wait = backoff(&task.spec.retry, task.attempt_count, random).max(retry_after.unwrap_or(0));
-    NextStep::RetryAt(now.saturating_add(wait))
-}
-
 /// Cancellation that was asked for comes before everything but success.
-fn end_without_success(task: &Arc<Task>, lease: &Lease, end: End, step: NextStep, now: Micros) -> Change {
+fn end_without_success(
+    task: &Arc<Task>,
+    lease: &Lease,
+    end: End,
+    decision: Decision,
+    judge: &mut Judge<'_>,
+    now: Micros,
+) -> Change {
     if lease.cancel_time.is_some() {
         return end_as_cancelled(task, lease, end.error, now);
     }
+    // Nobody asks a policy about an error that is final, or about time that has run out.
+    let was_asked = !matches!(decision.cause, Cause::Final | Cause::Expired);
+    let policy = judge.decider.policy.clone().filter(|_| was_asked);
+    let attempt = Attempt {
+        error: Some(end.error.clone()),
+        decision: Some(Decided { decision, policy }),
+        ..ended(task, lease, end.outcome, now)
+    };
     let crash_count = task.crash_count + i32::from(end.outcome == AttemptOutcome::LeaseExpired);
-    let attempt = Attempt { error: Some(end.error.clone()), ..ended(task, lease, end.outcome, now) };
     let base = Task { lease: None, error: Some(end.error), crash_count, ..next(task, now) };
-    match step {
-        NextStep::RetryAt(time) => Change {
-            attempt: Some(Attempt { retry_time: Some(time), ..attempt }),
-            ..change(end.kind, task, Task { state: TaskState::Retrying, run_time: time, ..base })
-        },
-        NextStep::Dead(reason) => Change {
-            attempt: Some(attempt),
-            dead_letter: Some(reason),
-            ..change(end.kind, task, Task { state: TaskState::Failed, finish_time: Some(now), ..base })
-        },
-    }
+    let (Verdict::Retry(wait) | Verdict::Snooze(wait)) = decision.verdict else {
+        let after = Task { state: TaskState::Failed, finish_time: Some(now), ..base };
+        let dead_letter = Some(DeadLetterReason::of(decision.cause));
+        return Change { attempt: Some(attempt), dead_letter, ..change(end.kind, task, after) };
+    };
+    let time = judge.place(now.saturating_add(wait), now);
+    let uncounted = i32::from(matches!(decision.verdict, Verdict::Snooze(_)));
+    let attempt_count = task.attempt_count - uncounted;
+    let after = Task { state: TaskState::Retrying, run_time: time, attempt_count, ..base };
+    Change { attempt: Some(Attempt { retry_time: Some(time), ..attempt }), ..change(end.kind, task, after) }
 }
 
 fn end_as_cancelled(task: &Arc<Task>, lease: &Lease, error: TaskError, now: Micros) -> Change {

@@ -25,6 +25,7 @@ pub mod journal;
 pub mod migrate;
 pub mod projects;
 pub mod queues;
+pub mod retry_policies;
 pub mod tasks;
 pub mod unique_keys;
 pub mod workers;

@@ -11,6 +11,7 @@ use sea_orm::QueryResult;
 use super::{
     Store, Tx,
     error::{StoreError, StoreResult},
+    retry_policies,
     sql::{Reader, Rows, Sql},
 };
 use crate::{
@@ -32,7 +33,8 @@ pub const TOTALS_LIMIT: i64 = 20_000;
 /// What was set, of `queue q`; all of it may be NULL.
 macro_rules! settings_columns {
     () => {
-        "q.paused, q.pause_note, q.max_running, q.rate_count, q.rate_interval, q.rate_burst, q.lease_duration"
+        "q.paused, q.pause_note, q.max_running, q.rate_count, q.rate_interval, q.rate_burst, q.lease_duration, \
+         q.retry_policy, q.retry_lease_millionths, q.retry_min_per_second"
     };
 }
 
@@ -132,6 +134,8 @@ fn settings(r: &mut Reader<'_>) -> StoreResult<QueueSettings> {
             _ => None,
         },
         lease_duration,
+        retry_policy: r.get()?,
+        retry_budget: retry_policies::budget(r.get()?, r.get()?),
     })
 }
 
@@ -318,12 +322,14 @@ pub async fn write_settings(
     let statement = Sql::new(
         "-- queues::write_settings
          INSERT INTO queue (project, name, paused, pause_note, max_running, rate_count, rate_interval, rate_burst,
-            lease_duration, create_time, update_time)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+            lease_duration, retry_policy, retry_lease_millionths, retry_min_per_second, create_time, update_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)
          ON CONFLICT (project, name) DO UPDATE SET paused = excluded.paused, pause_note = excluded.pause_note,
             max_running = excluded.max_running, rate_count = excluded.rate_count,
             rate_interval = excluded.rate_interval, rate_burst = excluded.rate_burst,
-            lease_duration = excluded.lease_duration, update_time = excluded.update_time",
+            lease_duration = excluded.lease_duration, retry_policy = excluded.retry_policy,
+            retry_lease_millionths = excluded.retry_lease_millionths,
+            retry_min_per_second = excluded.retry_min_per_second, update_time = excluded.update_time",
     );
     let rate = settings.rate.unwrap_or(Rate { count: 0, interval: 0, burst: 0 });
     let statement = statement
@@ -336,6 +342,9 @@ pub async fn write_settings(
         .int(rate.interval)
         .int(rate.burst.into())
         .opt_int(settings.lease_duration)
+        .opt_text(settings.retry_policy.as_deref())
+        .opt_int(settings.retry_budget.map(|budget| budget.lease_millionths.into()))
+        .opt_int(settings.retry_budget.map(|budget| budget.min_per_second.into()))
         .int(now);
     tx.execute(statement).await?;
     let rate = Sql::new(

@@ -218,6 +218,7 @@ enum Scalar {
     Text(String),
     Int(i64),
     OptInt(Option<i64>),
+    OptText(Option<String>),
     Flag(bool),
 }
 
@@ -257,6 +258,11 @@ impl Sql {
 
     pub(super) fn opt_int(mut self, value: Option<i64>) -> Self {
         self.scalars.push(Scalar::OptInt(value));
+        self
+    }
+
+    pub(super) fn opt_text(mut self, value: Option<&str>) -> Self {
+        self.scalars.push(Scalar::OptText(value.map(str::to_owned)));
         self
     }
 
@@ -391,6 +397,7 @@ impl Sql {
                 Scalar::Text(v) => add_sqlite(arguments, v),
                 Scalar::Int(v) => add_sqlite(arguments, v),
                 Scalar::OptInt(v) => add_sqlite(arguments, v),
+                Scalar::OptText(v) => add_sqlite(arguments, v),
                 Scalar::Flag(v) => add_sqlite(arguments, v),
             })?;
         }
@@ -447,6 +454,7 @@ fn bind_scalar_postgres(arguments: &mut PgArguments, scalar: Scalar) -> StoreRes
         Scalar::Text(v) => arguments.add(v),
         Scalar::Int(v) => arguments.add(v),
         Scalar::OptInt(v) => arguments.add(v),
+        Scalar::OptText(v) => arguments.add(v),
         Scalar::Flag(v) => arguments.add(v),
     })
 }

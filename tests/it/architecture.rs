@@ -61,6 +61,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
     ),
     (&["sea_orm", "sea_orm_migration", "sqlx", "tasktower_migrations"], &["store"]),
     (&["clap"], &["cli", "config", "main"]),
+    (&["regex", "regex_syntax"], &["domain"]),
     (&["comfy_table", "hdrhistogram", "indicatif"], &["cli"]),
     (&["tracing_subscriber"], &["telemetry"]),
 ];

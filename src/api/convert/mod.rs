@@ -16,6 +16,8 @@ pub mod project;
 pub mod queue;
 pub mod report;
 pub mod request_id;
+pub mod retry;
+pub mod retry_settings;
 pub mod scalar;
 pub mod task;
 pub mod task_change;

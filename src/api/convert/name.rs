@@ -9,8 +9,8 @@ use super::{
 };
 use crate::ids::{BulkJobId, DEFAULT_PROJECT, ProjectId, TaskId};
 
-/// Most characters of a project's id.
-const MAX_PROJECT: usize = 63;
+/// Most characters of an id that a caller chooses.
+const MAX_SHORT_ID: usize = 63;
 
 /// How a UUID is written in a name: with hyphens, not in one of its other forms.
 const UUID_LENGTH: usize = 36;
@@ -19,7 +19,12 @@ const PROJECT_FORM: &str = "must be projects/{project}, with a project of [a-z][
 
 /// Whether this can be the id of a project.
 pub fn is_project_id(id: &str) -> bool {
-    id.len() <= MAX_PROJECT
+    is_short_id(id)
+}
+
+/// Whether this can be an id that a caller chooses: those of projects are such.
+fn is_short_id(id: &str) -> bool {
+    id.len() <= MAX_SHORT_ID
         && id.starts_with(|c: char| c.is_ascii_lowercase())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
@@ -74,6 +79,30 @@ pub fn queue<'a>(fields: &mut Fields, at: &Path<'_>, name: &'a str) -> (ProjectI
 pub fn worker<'a>(fields: &mut Fields, at: &Path<'_>, name: &'a str) -> (ProjectId, &'a str) {
     let parts = split(name, "workers").filter(|(_, worker)| is_identifier(worker));
     known(fields, at, parts, "projects/{project}/workers/{worker}, with a worker of [A-Za-z0-9._:-]{1,128}")
+}
+
+/// A retry policy with its project.
+pub fn retry_policy<'a>(fields: &mut Fields, at: &Path<'_>, name: &'a str) -> (ProjectId, &'a str) {
+    let parts = split(name, "retryPolicies").filter(|(_, id)| is_short_id(id));
+    known(fields, at, parts, "projects/{project}/retryPolicies/{retry_policy}")
+}
+
+/// A retry policy of a project that is known already.
+pub fn retry_policy_of(fields: &mut Fields, at: &Path<'_>, name: &str, project: &ProjectId) -> String {
+    match split(name, "retryPolicies").filter(|(_, id)| is_short_id(id)) {
+        Some((named, id)) if named == project.as_str() => return id.to_owned(),
+        Some(_) => fields.refuse(at, format!("is not of the project, projects/{project}")),
+        None => fields.refuse(at, "must be projects/{project}/retryPolicies/{retry_policy}"),
+    }
+    String::new()
+}
+
+/// An id that a caller chooses for a resource.
+pub fn short_id(fields: &mut Fields, at: &Path<'_>, id: String) -> String {
+    if !is_short_id(&id) {
+        fields.refuse(at, "must match [a-z][a-z0-9-]{0,62}");
+    }
+    id
 }
 
 /// A UUID as names write it.

@@ -12,16 +12,18 @@ use crate::{
     domain::{
         etag,
         queue::{Queue, QueuePatch, QueueSettings, Rate},
+        retry_budget::RetryBudget,
         task::{Micros, SECOND},
     },
     error::{Error, Result},
-    ids::{ProjectId, queue_name},
+    ids::{ProjectId, queue_name, retry_policy_name},
     pb,
 };
 
 const LEASE_DURATION: RangeInclusive<Micros> = 5 * SECOND..=3_600 * SECOND;
 const RATE_INTERVAL: RangeInclusive<Micros> = SECOND..=86_400 * SECOND;
 const RATE_COUNT: RangeInclusive<i32> = 1..=1_000_000;
+const LEASE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 
 /// One queue.
 pub fn get(request: pb::GetQueueRequest) -> Result<(ProjectId, String)> {
@@ -73,10 +75,12 @@ pub struct Update {
 
 /// A change of settings.
 pub fn update(request: pb::UpdateQueueRequest) -> Result<Update> {
-    const RULES: [(&str, Rule); 14] = [
+    const RULES: [(&str, Rule); 16] = [
         ("max_running", Rule::Changes),
         ("rate", Rule::Changes),
         ("lease_duration", Rule::Changes),
+        ("retry_policy", Rule::Changes),
+        ("retry_budget", Rule::Changes),
         ("name", Rule::OutputOnly),
         ("paused", Rule::OutputOnly),
         ("pause_note", Rule::OutputOnly),
@@ -97,6 +101,8 @@ pub fn update(request: pb::UpdateQueueRequest) -> Result<Update> {
         max_running,
         rate,
         lease_duration,
+        retry_policy,
+        retry_budget,
         etag,
         paused: _,
         pause_note: _,
@@ -126,6 +132,16 @@ pub fn update(request: pb::UpdateQueueRequest) -> Result<Update> {
         let at = at.field("lease_duration");
         patch.lease_duration = Some(lease_duration.map(|span| scalar::span(&mut fields, &at, &span, &LEASE_DURATION)));
     }
+    if mask.changes("retry_policy", !retry_policy.is_empty()) {
+        let at = at.field("retry_policy");
+        let named =
+            (!retry_policy.is_empty()).then(|| name::retry_policy_of(&mut fields, &at, &retry_policy, &project));
+        patch.retry_policy = Some(named);
+    }
+    if mask.changes("retry_budget", retry_budget.is_some()) {
+        let at = at.field("retry_budget");
+        patch.retry_budget = Some(retry_budget.map(|budget| self::retry_budget(&mut fields, &at, &budget)));
+    }
     fields.finish(Update { project, queue: queue.to_owned(), patch, etag })
 }
 
@@ -142,13 +158,24 @@ fn rate(fields: &mut Fields, at: &Path<'_>, rate: pb::Rate) -> Rate {
     }
 }
 
+fn retry_budget(fields: &mut Fields, at: &Path<'_>, budget: &pb::RetryBudget) -> RetryBudget {
+    let pb::RetryBudget { lease_ratio, min_per_second } = *budget;
+    if !LEASE_RATIO.contains(&lease_ratio) {
+        fields.refuse(&at.field("lease_ratio"), "must be 0 to 1");
+    }
+    if !RATE_COUNT.contains(&min_per_second) {
+        fields.refuse(&at.field("min_per_second"), "must be 1 to 1,000,000");
+    }
+    RetryBudget::new(lease_ratio, min_per_second)
+}
+
 /// A queue for the wire.
 pub fn queue(queue: Queue) -> pb::Queue {
     let etag = etag::queue_etag(&queue);
     let Queue {
         project,
         name,
-        settings: QueueSettings { paused, pause_note, max_running, rate, lease_duration },
+        settings: QueueSettings { paused, pause_note, max_running, rate, lease_duration, retry_policy, retry_budget },
         ready,
         delayed,
         running,
@@ -168,6 +195,9 @@ pub fn queue(queue: Queue) -> pb::Queue {
             burst: rate.burst,
         }),
         lease_duration: lease_duration.map(duration),
+        retry_policy: retry_policy.map(|id| retry_policy_name(&project, &id)).unwrap_or_default(),
+        retry_budget: retry_budget
+            .map(|budget| pb::RetryBudget { lease_ratio: budget.lease_ratio(), min_per_second: budget.min_per_second }),
         ready_count: ready,
         delayed_count: delayed,
         running_count: running,
@@ -202,7 +232,13 @@ mod tests {
         let expected = Rate { count: 10, interval: SECOND, burst: 10 };
         assert_eq!(patch, QueuePatch { rate: Some(Some(expected)), ..Default::default() });
         let patch = update_of(pb::Queue::default(), &["*"]).unwrap();
-        let cleared = QueuePatch { max_running: Some(0), rate: Some(None), lease_duration: Some(None) };
+        let cleared = QueuePatch {
+            max_running: Some(0),
+            rate: Some(None),
+            lease_duration: Some(None),
+            retry_policy: Some(None),
+            retry_budget: Some(None),
+        };
         assert_eq!(patch, cleared);
     }
 

@@ -277,7 +277,8 @@ fn delay(fields: &mut Fields, at: &Path<'_>, span: &prost_types::Duration) -> Mi
     scalar::span(fields, at, span, &(0..=MAX_DELAY))
 }
 
-fn error(fields: &mut Fields, at: &Path<'_>, error: Option<pb::TaskError>) -> TaskError {
+/// Why an attempt failed.
+pub(super) fn error(fields: &mut Fields, at: &Path<'_>, error: Option<pb::TaskError>) -> TaskError {
     let Some(error) = error else {
         fields.refuse(at, "is required");
         return TaskError::own("", "");

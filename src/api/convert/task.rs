@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
     fields::{Fields, Path},
-    name, page, payload, request_id,
+    name, page, payload, request_id, retry_settings,
     scalar::{self, chars_bounded, duration, timestamp},
 };
 use crate::{
@@ -12,20 +12,18 @@ use crate::{
     domain::{
         etag,
         filter::Filter,
-        task::{Attempt, DEFAULT_TIMEOUT, Micros, Progress, RetrySettings, SECOND, Spec, Task, TaskError},
+        retry::Retry,
+        task::{Attempt, DEFAULT_TIMEOUT, Micros, Progress, SECOND, Spec, Task, TaskError},
         task_list::{ListQuery, Position},
         transition::NewTask,
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId, project_name, task_name, worker_name},
+    ids::{ProjectId, TaskId, project_name, retry_policy_name, task_name, worker_name},
     pb,
 };
 
 const DAY: Micros = 86_400 * SECOND;
 const TIMEOUT: RangeInclusive<Micros> = SECOND..=7 * DAY;
-const MAX_ATTEMPTS: RangeInclusive<i32> = 1..=1000;
-const INITIAL_BACKOFF: RangeInclusive<Micros> = 1_000..=DAY;
-const MAX_BACKOFF: RangeInclusive<Micros> = 1_000..=30 * DAY;
 /// Longer than anybody waits, and far from overflow.
 const UNIQUE_TTL: RangeInclusive<Micros> = 1_000..=3_650 * DAY;
 /// Most characters of a unique key.
@@ -58,7 +56,7 @@ pub fn submit(mut request: pb::SubmitTaskRequest, metadata_key: Option<String>, 
         IdempotencyKey { key, method: "SubmitTask", fingerprint: request_id::fingerprint(&request) }
     });
     let pb::SubmitTaskRequest { parent: _, task, task_id, request_id: _ } = request;
-    let task = new_task(&mut fields, &Path::Request, task, &task_id, owner);
+    let task = new_task(&mut fields, &Path::Request, &project, task, &task_id, owner);
     fields.finish(Submit { project, tasks: task.into_iter().collect(), key })
 }
 
@@ -90,7 +88,7 @@ pub fn batch_submit(
             if !request_id.is_empty() {
                 fields.refuse(&at.field("request_id"), "must be empty; the batch has one request_id");
             }
-            tasks.extend(new_task(&mut fields, &at, task, &task_id, owner));
+            tasks.extend(new_task(&mut fields, &at, &project, task, &task_id, owner));
         }
     }
     fields.finish(Submit { project, tasks, key })
@@ -100,6 +98,7 @@ pub fn batch_submit(
 fn new_task(
     fields: &mut Fields,
     at: &Path<'_>,
+    project: &ProjectId,
     task: Option<pb::Task>,
     task_id: &str,
     owner: &str,
@@ -125,6 +124,7 @@ fn new_task(
         timeout,
         expire_time,
         retry,
+        retry_policy,
         unique_key,
         unique_ttl,
         labels,
@@ -156,7 +156,7 @@ fn new_task(
         priority,
         timeout: self::timeout(fields, &at.field("timeout"), timeout.as_ref()),
         expire_time: expire_time.map(|t| scalar::time(fields, &at.field("expire_time"), &t)),
-        retry: self::retry(fields, &at.field("retry"), retry),
+        retry: retry_settings::of_task(fields, &at, retry, &retry_policy, project),
         unique_key: (!unique_key.is_empty())
             .then(|| chars_bounded(fields, &at.field("unique_key"), unique_key, MAX_UNIQUE_KEY)),
         unique_ttl: unique_ttl.map(|span| scalar::span(fields, &at.field("unique_ttl"), &span, &UNIQUE_TTL)),
@@ -164,6 +164,7 @@ fn new_task(
         owner: owner.to_owned(),
         // The store fills it in, by its clock.
         create_time: 0,
+        open_time: None,
     };
     let input = payload::from_wire(fields, &at.field("input"), input);
     let run_time = run_time.map(|t| scalar::time(fields, &at.field("run_time"), &t));
@@ -173,26 +174,6 @@ fn new_task(
 /// The most an attempt may take.
 pub(super) fn timeout(fields: &mut Fields, at: &Path<'_>, timeout: Option<&prost_types::Duration>) -> Micros {
     timeout.map_or(DEFAULT_TIMEOUT, |span| scalar::span(fields, at, span, &TIMEOUT))
-}
-
-/// How failed attempts are repeated.
-pub(super) fn retry(fields: &mut Fields, at: &Path<'_>, retry: Option<pb::RetrySettings>) -> RetrySettings {
-    let default = RetrySettings::default();
-    let Some(retry) = retry else { return default };
-    let pb::RetrySettings { max_attempts, initial_backoff, max_backoff } = retry;
-    let initial = initial_backoff.map_or(default.initial_backoff, |span| {
-        scalar::span(fields, &at.field("initial_backoff"), &span, &INITIAL_BACKOFF)
-    });
-    let max = match max_backoff {
-        None => default.max_backoff.max(initial),
-        Some(span) => scalar::span(fields, &at.field("max_backoff"), &span, &MAX_BACKOFF),
-    };
-    if max < initial {
-        fields.refuse(&at.field("max_backoff"), "must not be less than initial_backoff");
-    }
-    let max_attempts =
-        scalar::number_or(fields, &at.field("max_attempts"), max_attempts, MAX_ATTEMPTS, default.max_attempts);
-    RetrySettings { max_attempts, initial_backoff: initial, max_backoff: max }
 }
 
 /// What became of a submitted task.
@@ -333,11 +314,14 @@ pub fn task(task: &Task, full: bool) -> pb::Task {
         run_time: Some(timestamp(task.run_time)),
         timeout: Some(duration(spec.timeout)),
         expire_time: spec.expire_time.map(timestamp),
-        retry: Some(pb::RetrySettings {
-            max_attempts: spec.retry.max_attempts,
-            initial_backoff: Some(duration(spec.retry.initial_backoff)),
-            max_backoff: Some(duration(spec.retry.max_backoff)),
-        }),
+        retry: match &spec.retry {
+            Retry::Settings(settings) => Some(retry_settings::settings_to_wire(settings)),
+            Retry::Unsaid | Retry::Policy(_) => None,
+        },
+        retry_policy: match &spec.retry {
+            Retry::Policy(id) => retry_policy_name(&task.project, id),
+            Retry::Unsaid | Retry::Settings(_) => String::new(),
+        },
         unique_key: spec.unique_key.clone().unwrap_or_default(),
         unique_ttl: spec.unique_ttl.map(duration),
         labels: spec.labels.clone(),
@@ -372,6 +356,11 @@ pub fn attempt(project: &ProjectId, attempt: &Attempt) -> pb::Attempt {
         error: attempt.error.as_ref().map(error),
         progress: attempt.progress.as_ref().map(progress),
         retry_time: attempt.retry_time.map(timestamp),
+        number: attempt.number,
+        retry_decision: attempt
+            .decision
+            .as_ref()
+            .map(|decided| retry_settings::decision(project, &decided.decision, decided.policy.as_ref())),
     }
 }
 
@@ -379,7 +368,8 @@ fn progress(progress: &Progress) -> pb::Progress {
     pb::Progress { percent: progress.percent, message: progress.message.clone() }
 }
 
-fn error(error: &TaskError) -> pb::TaskError {
+/// Why an attempt failed, for the wire.
+pub(super) fn error(error: &TaskError) -> pb::TaskError {
     pb::TaskError { r#type: error.error_type.clone(), message: error.message.clone(), details: error.details.clone() }
 }
 
@@ -407,7 +397,7 @@ mod tests {
         assert_eq!(submit.project.as_str(), "default");
         assert!(submit.key.is_none());
         let spec = &submit.tasks[0].new.spec;
-        assert_eq!((&*spec.queue, spec.timeout, spec.retry), ("default", DEFAULT_TIMEOUT, RetrySettings::default()));
+        assert_eq!((&*spec.queue, spec.timeout, spec.retry.clone()), ("default", DEFAULT_TIMEOUT, Retry::Unsaid));
         assert!(!submit.tasks[0].id_given);
     }
 
@@ -416,7 +406,12 @@ mod tests {
         let bad = pb::Task {
             queue: "a b".into(),
             timeout: span(0),
-            retry: Some(pb::RetrySettings { max_attempts: -1, initial_backoff: span(60), max_backoff: span(1) }),
+            retry: Some(pb::RetrySettings {
+                max_attempts: -1,
+                initial_backoff: span(60),
+                max_backoff: span(1),
+                ..Default::default()
+            }),
             unique_ttl: span(5),
             labels: [("Bad Key".to_owned(), String::new())].into(),
             run_time: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
@@ -446,8 +441,8 @@ mod tests {
             "requests[1].task.type",
             "requests[1].task.queue",
             "requests[1].task.timeout",
-            "requests[1].task.retry.max_backoff",
             "requests[1].task.retry.max_attempts",
+            "requests[1].task.retry.max_backoff",
             "requests[1].task.labels[\"Bad Key\"]",
             "requests[1].task.input",
             "requests[1].task.run_time",

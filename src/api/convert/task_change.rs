@@ -3,7 +3,7 @@
 use super::{
     fields::{Fields, Path},
     mask::{Mask, Rule},
-    name, scalar, task,
+    name, retry_settings, scalar, task,
 };
 use crate::{
     app::task::TaskChange,
@@ -28,12 +28,13 @@ pub struct Change {
 
 /// New values for some fields.
 pub fn update(request: pb::UpdateTaskRequest) -> Result<Change> {
-    const RULES: [(&str, Rule); 23] = [
+    const RULES: [(&str, Rule); 24] = [
         ("priority", Rule::Changes),
         ("run_time", Rule::Changes),
         ("timeout", Rule::Changes),
         ("expire_time", Rule::Changes),
         ("retry", Rule::Changes),
+        ("retry_policy", Rule::Changes),
         ("labels", Rule::Changes),
         ("name", Rule::OutputOnly),
         ("state", Rule::OutputOnly),
@@ -67,6 +68,7 @@ pub fn update(request: pb::UpdateTaskRequest) -> Result<Change> {
         timeout,
         expire_time,
         retry,
+        retry_policy,
         labels,
         etag,
         r#type: _,
@@ -107,8 +109,12 @@ pub fn update(request: pb::UpdateTaskRequest) -> Result<Change> {
     if mask.changes("expire_time", expire_time.is_some()) {
         patch.expire_time = Some(expire_time.map(|t| scalar::time(&mut fields, &at.field("expire_time"), &t)));
     }
-    if mask.changes("retry", retry.is_some()) {
-        patch.retry = Some(task::retry(&mut fields, &at.field("retry"), retry));
+    let names_policy = mask.changes("retry_policy", !retry_policy.is_empty());
+    let has_settings = mask.changes("retry", retry.is_some());
+    if names_policy || has_settings {
+        let (settings, policy) =
+            (retry.filter(|_| has_settings), if names_policy { retry_policy.as_str() } else { "" });
+        patch.retry = Some(retry_settings::of_task(&mut fields, &at, settings, policy, &project));
     }
     if mask.changes("labels", !labels.is_empty()) {
         patch.labels = Some(scalar::labels(&mut fields, &at.field("labels"), labels));
@@ -151,7 +157,7 @@ fn change(mut fields: Fields, name: &str, etag: String, change: TaskChange) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::task::RetrySettings;
+    use crate::domain::retry::Retry;
 
     fn patch(task: pb::Task, paths: &[&str]) -> Result<Patch> {
         let id = uuid::Uuid::nil();
@@ -173,7 +179,7 @@ mod tests {
         let all = patch(task, &["*"]).unwrap();
         assert_eq!(all.expire_time, Some(None));
         assert_eq!(all.run_time, Some(0));
-        assert_eq!(all.retry, Some(RetrySettings::default()));
+        assert_eq!(all.retry, Some(Retry::Unsaid));
     }
 
     #[test]

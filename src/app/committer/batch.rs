@@ -12,13 +12,14 @@ use super::{
     command::{Answer, Command, Pending, Reply},
     decide::{self, Facts},
     hints::Hints,
+    judging::Judging,
     read,
     recent::Recent,
     repeat, sabotage,
     workset::{Due, Workset},
 };
 use crate::{
-    domain::{task::Micros, transition::EventKind},
+    domain::{retry_policy::Policies, task::Micros, transition::EventKind},
     error::{Error, Result},
     faults::{Mutant, Point},
     ids::{ProjectId, project_name},
@@ -45,6 +46,7 @@ pub(super) struct Batcher {
     announcer: Announcer,
     hints: Hints,
     recent: Recent,
+    judging: Arc<Judging>,
 }
 
 /// What a transaction came to.
@@ -89,9 +91,15 @@ impl From<StoreError> for Failed {
 }
 
 impl Batcher {
-    pub(super) fn new(store: Store, hub: Arc<Hub>, wakeups: Arc<Wakeups>, sessions: Arc<Sessions>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        hub: Arc<Hub>,
+        wakeups: Arc<Wakeups>,
+        sessions: Arc<Sessions>,
+        judging: Arc<Judging>,
+    ) -> Self {
         let announcer = Announcer { hub, wakeups, sessions };
-        Self { store, announcer, hints: Hints::default(), recent: Recent::default() }
+        Self { store, announcer, hints: Hints::default(), recent: Recent::default(), judging }
     }
 
     /// Runs the commands of one project and answers them. Returns what is to be run later: commands whose rows another
@@ -151,9 +159,15 @@ impl Batcher {
     }
 
     async fn transaction(&self, project: &ProjectId, pending: &[Pending], in_steps: bool) -> Result<Done, Failed> {
+        // Before the transaction: nobody waits for us yet, and it has no second connection to wait for.
+        let policies = if pending.iter().any(|p| p.command.may_need_judge()) {
+            self.judging.policies(&self.store, project).await?
+        } else {
+            Arc::default()
+        };
         let is_optimistic = !in_steps && self.may_be_optimistic(project, pending);
         let mut tx = if is_optimistic { self.store.begin_optimistic().await? } else { self.store.begin().await? };
-        let outcome = self.decide_and_write(&mut tx, project, pending).await;
+        let outcome = self.decide_and_write(&mut tx, project, pending, &policies).await;
         let (mut done, dirty) = match outcome {
             Ok(outcome) => outcome,
             Err(failed) => {
@@ -246,6 +260,7 @@ impl Batcher {
         tx: &mut Tx,
         project: &ProjectId,
         pending: &[Pending],
+        policies: &Policies,
     ) -> Result<(Done, bool), Failed> {
         let now = tx.now();
         let mut replies: Vec<Option<Result<Reply>>> = pending.iter().map(|_| None).collect();
@@ -264,7 +279,7 @@ impl Batcher {
         self.hints.claimed(project, &claims);
         claims.read_for_stand_by(tx, project, pending, |queue| self.hints.seen(project, queue)).await?;
 
-        let facts = Facts { project, now, last_attempts: &last_attempts };
+        let facts = Facts { project, now, last_attempts: &last_attempts, policies };
         let mut was_offered = false;
         for (number, p) in pending.iter().enumerate() {
             if replies[number].is_some() || busy[number] {
@@ -284,12 +299,12 @@ impl Batcher {
                     Ok(Reply::Leased(Answer { value, replayed: false }))
                 }
                 Command::Promote => Ok(Reply::Promoted),
-                Command::Change(items) => Ok(Reply::Changed(
-                    items
-                        .iter()
-                        .map(|item| decide::change(item, number, rand::random(), &facts, &mut set, &mut unique))
-                        .collect(),
-                )),
+                Command::Change(items) => {
+                    let mut bench = self.judging.bench();
+                    let change =
+                        |item| decide::change(item, number, rand::random(), &facts, &mut bench, &mut set, &mut unique);
+                    Ok(Reply::Changed(items.iter().map(change).collect()))
+                }
             });
         }
 
@@ -375,6 +390,7 @@ impl Batcher {
     async fn finish(&self, project: &ProjectId, pending: Vec<Pending>, done: Done) -> Vec<Pending> {
         reached(Point::BeforeReply).await;
         self.hints.made(project, done.journal.new_queues);
+        self.judging.granted(project, done.set.changes().iter().map(|(_, change)| change), done.set.now());
         let leased = done.set.changes().iter().filter(|(_, change)| change.kind == EventKind::Leased);
         self.recent.keep(leased.map(|(_, change)| &change.after));
         let callers = principals(&pending);

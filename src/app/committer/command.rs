@@ -136,6 +136,14 @@ impl Command {
         }
     }
 
+    /// Whether retry policies may be asked.
+    pub(super) fn may_need_judge(&self) -> bool {
+        match self {
+            Self::Change(items) => items.iter().any(|item| item.action.may_need_judge()),
+            _ => false,
+        }
+    }
+
     /// Whether it may be decided on rows that are not locked: the write of what it changes says whether they are still as
     /// they were read.
     pub(super) fn may_be_optimistic(&self) -> bool {
@@ -239,6 +247,11 @@ impl Action {
     /// Whether it is a worker's last word on an attempt.
     fn ends_attempt(&self) -> bool {
         matches!(self, Self::Complete { .. } | Self::Fail { .. } | Self::Release { .. })
+    }
+
+    /// Whether it may end an attempt so that somebody must decide whether there is another.
+    pub(super) fn may_need_judge(&self) -> bool {
+        matches!(self, Self::Fail { .. } | Self::Sweep)
     }
 
     /// The epoch whose ended attempt a repeated report is compared with.

@@ -7,12 +7,14 @@ use std::{
 
 use super::{
     command::{Action, Item, NewSubmit, Submitted},
+    judging::Bench,
     sabotage,
     workset::Workset,
 };
 use crate::{
     domain::{
         etag::task_etag,
+        retry_policy::Policies,
         task::{Attempt, Micros, Spec, Task},
         task_state::TaskState,
         transition::{self, Change, EventKind, Holder, Reported},
@@ -28,6 +30,8 @@ pub(super) struct Facts<'a> {
     pub(super) now: Micros,
     /// Attempts that ended with an epoch somebody reports on again.
     pub(super) last_attempts: &'a HashMap<(TaskId, i64), Attempt>,
+    /// What decides about failed attempts; empty if no command needs it.
+    pub(super) policies: &'a Policies,
 }
 
 /// The unique keys a batch is about: who held each when it was read, and who holds it now.
@@ -156,6 +160,7 @@ pub(super) fn change(
     command: usize,
     random: f64,
     facts: &Facts<'_>,
+    bench: &mut Bench,
     set: &mut Workset,
     keys: &mut UniqueKeys,
 ) -> Result<Arc<Task>> {
@@ -184,7 +189,11 @@ pub(super) fn change(
         Action::Complete { epoch, result } => {
             changed(transition::complete(&task, sabotage::fence(*epoch, &task), result.clone(), now)?)
         }
-        Action::Fail { epoch, failure } => changed(transition::fail(&task, *epoch, failure, last, random, now)?),
+        Action::Fail { epoch, failure } => {
+            let decider = facts.policies.of(&task.spec);
+            let judge = &mut bench.judge(facts, &task.spec, &decider, random);
+            changed(transition::fail(&task, *epoch, failure, last, judge, now)?)
+        }
         Action::Release { epoch, delay } => changed(transition::release(&task, *epoch, *delay, last, now)?),
         Action::Cancel { reason } => transition::cancel(&task, reason, now)?,
         Action::Retry => {
@@ -194,8 +203,12 @@ pub(super) fn change(
         Action::RunNow => transition::run_now(&task, now)?,
         Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
         Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
-        Action::Sweep => transition::sweep_running(&sabotage::swept(&task, now), random, now)
-            .or_else(|| transition::sweep_waiting(&task, now)),
+        Action::Sweep => {
+            let decider = facts.policies.of(&task.spec);
+            let judge = &mut bench.judge(facts, &task.spec, &decider, random);
+            transition::sweep_running(&sabotage::swept(&task, now), judge, now)
+                .or_else(|| transition::sweep_waiting(&task, now))
+        }
     };
     let Some(change) = change else { return Ok(task) };
     let after = change.after.clone();

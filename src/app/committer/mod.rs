@@ -22,6 +22,7 @@ mod claims;
 mod command;
 mod decide;
 mod hints;
+mod judging;
 mod lane;
 mod read;
 mod recent;
@@ -41,10 +42,12 @@ pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit
 use self::{
     batch::Batcher,
     command::{AnswerTo, Pending},
+    judging::Judging,
     lane::Entrance,
 };
 use crate::{
     context::Caller,
+    domain::retry_policy::Policies,
     error::{Error, Result},
     ids::ProjectId,
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
@@ -70,6 +73,8 @@ struct Lanes {
     lanes: Vec<Entrance>,
     groups: usize,
     budget: Arc<Semaphore>,
+    store: Store,
+    judging: Arc<Judging>,
 }
 
 /// What a lane does different work on.
@@ -86,14 +91,27 @@ impl Committer {
     /// Starts the lanes. They end when the last handle is dropped and what is queued is answered.
     pub fn start(store: &Store, hub: &Arc<Hub>, wakeups: &Arc<Wakeups>, sessions: &Arc<Sessions>) -> Self {
         let groups = if store.has_row_locks() { POSTGRES_GROUPS } else { 0 };
-        let batcher = Arc::new(Batcher::new(store.clone(), hub.clone(), wakeups.clone(), sessions.clone()));
+        let judging = Arc::<Judging>::default();
+        let batcher = Batcher::new(store.clone(), hub.clone(), wakeups.clone(), sessions.clone(), judging.clone());
+        let batcher = Arc::new(batcher);
         let lanes = (0..(groups * CLASSES).max(1))
             .map(|lane| {
                 let submits = groups > 0 && lane % CLASSES == Class::Submit as usize;
                 Entrance::open(batcher.clone(), if submits { SUBMIT_BATCHES } else { 1 })
             })
             .collect();
-        Self(Arc::new(Lanes { lanes, groups, budget: Arc::new(Semaphore::new(BUDGET_KIB)) }))
+        let budget = Arc::new(Semaphore::new(BUDGET_KIB));
+        Self(Arc::new(Lanes { lanes, groups, budget, store: store.clone(), judging }))
+    }
+
+    /// The retry policies of a project as batches know them, a second old at most.
+    pub async fn policies(&self, project: &ProjectId) -> Result<Arc<Policies>> {
+        Ok(self.0.judging.policies(&self.0.store, project).await?)
+    }
+
+    /// The retry policies of a project have changed: the next batch reads them anew.
+    pub fn forget_policies(&self, project: &ProjectId) {
+        self.0.judging.forget(project);
     }
 
     /// Runs a command and answers after its commit. Dropping the future does not stop the command.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use crate::{
-    domain::task::{Lease, Spec, Task},
+    domain::{
+        retry::Retry,
+        task::{Lease, Spec, Task},
+    },
     ids::{ProjectId, TaskId},
 };
 
@@ -61,7 +64,9 @@ impl Recent {
 fn is_small(spec: &Spec) -> bool {
     let labels: usize = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     let key = spec.unique_key.as_ref().map_or(0, String::len);
-    spec.queue.len() + spec.task_type.len() + spec.owner.len() + key + labels <= LARGE
+    // Rules are many small pieces; few tasks carry their own.
+    let has_rules = matches!(&spec.retry, Retry::Settings(settings) if settings.as_plain().is_none());
+    !has_rules && spec.queue.len() + spec.task_type.len() + spec.owner.len() + key + labels <= LARGE
 }
 
 #[cfg(test)]
@@ -82,6 +87,7 @@ mod tests {
             labels: Default::default(),
             owner: "o".into(),
             create_time: 1,
+            open_time: None,
         };
         let new = NewTask { id: TaskId(uuid::Uuid::now_v7()), spec, run_time: None, input: None };
         let submitted = transition::submit(&ProjectId::new("p"), new, 1).after;

@@ -58,6 +58,11 @@ impl Workset {
         });
     }
 
+    /// When the transaction began.
+    pub(super) fn now(&self) -> Micros {
+        self.now
+    }
+
     /// The task as it is now; none if it does not exist (any more).
     pub(super) fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
         self.slots.get(&id).and_then(|slot| slot.current.as_ref())

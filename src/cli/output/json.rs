@@ -25,6 +25,18 @@ pub fn to_json<M: prost::Message>(proto: &str, message: &M) -> anyhow::Result<Dy
     Ok(dynamic)
 }
 
+/// Reads proto3 JSON as a message. `proto` is its full name; fields that it does not have are refused.
+pub fn from_json<M: prost::Message + Default>(proto: &str, text: &str) -> anyhow::Result<M> {
+    let pool = POOL.as_ref().map_err(|error| anyhow::anyhow!("the descriptors in this binary are damaged: {error}"))?;
+    let descriptor =
+        pool.get_message_by_name(proto).with_context(|| format!("the descriptors in this binary lack {proto}"))?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let dynamic =
+        DynamicMessage::deserialize(descriptor, &mut json).with_context(|| format!("not a {proto} in JSON"))?;
+    json.end().context("something follows the JSON")?;
+    dynamic.transcode_to().context("a message does not fit its descriptor")
+}
+
 /// Indented, for people and for `jq`.
 pub fn pretty<T: Serialize>(value: &T) -> anyhow::Result<String> {
     write(value, PrettyFormatter::new())

@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-pub use json::{line as json_line, pretty as json_pretty, to_json, whole_number};
+pub use json::{from_json, line as json_line, pretty as json_pretty, to_json, whole_number};
 pub use paint::{Color, ColorChoice, Painter, Styled};
 
 /// How data is printed.

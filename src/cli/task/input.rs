@@ -16,16 +16,25 @@ const MAX_INPUT_BYTES: u64 = 256 << 10;
 /// JSON numbers are doubles on the wire; beyond this integers would be rounded.
 const MAX_EXACT_INTEGER: u64 = 1 << 53;
 
-/// `JSON`, `@file` or `-` for stdin, as a payload. With a content type the bytes go as they are.
-pub fn read_payload(text: &str, content_type: Option<&str>) -> anyhow::Result<Payload> {
-    let bytes = match text.strip_prefix('@') {
+/// What was given as text, `@file` or `-` for stdin, as text.
+pub fn read_text(text: &str) -> anyhow::Result<String> {
+    String::from_utf8(read_bytes(text)?).context("it is no text")
+}
+
+fn read_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
+    Ok(match text.strip_prefix('@') {
         Some(path) => {
             let file = std::fs::File::open(Path::new(path)).with_context(|| format!("cannot read {path}"))?;
             read_bounded(file).with_context(|| format!("cannot read {path}"))?
         }
         None if text == "-" => read_bounded(std::io::stdin().lock()).context("cannot read stdin")?,
         None => text.as_bytes().to_vec(),
-    };
+    })
+}
+
+/// `JSON`, `@file` or `-` for stdin, as a payload. With a content type the bytes go as they are.
+pub fn read_payload(text: &str, content_type: Option<&str>) -> anyhow::Result<Payload> {
+    let bytes = read_bytes(text)?;
     if let Some(content_type) = content_type {
         return Ok(Payload {
             kind: Some(Kind::Blob(Blob { content_type: content_type.to_owned(), data: bytes.into() })),

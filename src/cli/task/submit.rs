@@ -10,7 +10,7 @@ use crate::{
     cli::{
         Context,
         failure::Usage,
-        help,
+        help, names,
         output::{json_line, to_json},
         time::{parse_duration, parse_moment, to_duration},
     },
@@ -57,6 +57,9 @@ pub struct SubmitArgs {
     /// Attempts in all; 1 means never repeat [default: 25]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=1000), value_name = "N")]
     max_attempts: Option<i32>,
+    /// The policy for its failed attempts
+    #[arg(long, value_name = "POLICY", conflicts_with = "max_attempts")]
+    retry_policy: Option<String>,
     /// The id of the task, a UUID [default: the server makes one]
     #[arg(long, value_name = "UUID")]
     id: Option<Uuid>,
@@ -98,6 +101,7 @@ pub async fn run(context: &Context, args: SubmitArgs) -> anyhow::Result<ExitCode
 fn request(context: &Context, args: SubmitArgs, now: SystemTime) -> anyhow::Result<SubmitTaskRequest> {
     let moment = |text: Option<String>| text.map(|text| usage(parse_moment(&text, now))).transpose();
     let input = args.input.map(|text| input::read_payload(&text, args.content_type.as_deref())).transpose()?;
+    let policy = args.retry_policy.map(|id| names::child(&context.project, "retryPolicies", &id)).transpose()?;
     let task = Task {
         r#type: args.r#type,
         queue: args.queue.unwrap_or_default(),
@@ -107,6 +111,7 @@ fn request(context: &Context, args: SubmitArgs, now: SystemTime) -> anyhow::Resu
         timeout: args.timeout.map(to_duration),
         expire_time: moment(args.expire_at)?,
         retry: args.max_attempts.map(|max_attempts| RetrySettings { max_attempts, ..Default::default() }),
+        retry_policy: policy.unwrap_or_default(),
         unique_key: args.unique_key.unwrap_or_default(),
         unique_ttl: args.unique_ttl.map(to_duration),
         labels: args.labels.into_iter().collect::<BTreeMap<_, _>>(),

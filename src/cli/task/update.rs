@@ -140,12 +140,12 @@ mod tests {
     #[test]
     fn only_what_is_named_changes() {
         let backoff = Some(prost_types::Duration { seconds: 9, nanos: 0 });
-        let retry = RetrySettings { max_attempts: 3, initial_backoff: backoff, max_backoff: None };
+        let retry = RetrySettings { max_attempts: 3, initial_backoff: backoff, ..Default::default() };
         let current = Task { priority: 7, retry: Some(retry), ..Default::default() };
         let args = UpdateArgs { max_attempts: Some(5), expire_at: Some("never".into()), ..args() };
         let (task, paths) = changed(&args, current, SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(paths, ["expire_time", "retry"]);
         assert_eq!(task.priority, 0);
-        assert_eq!(task.retry, Some(RetrySettings { max_attempts: 5, initial_backoff: backoff, max_backoff: None }));
+        assert_eq!(task.retry, Some(RetrySettings { max_attempts: 5, initial_backoff: backoff, ..Default::default() }));
     }
 }

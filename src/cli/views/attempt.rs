@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{first_line, moment, moment_in_full, or_dash, strip};
+use super::{
+    first_line, moment, moment_in_full, or_dash,
+    retry_policy::{by, verdict},
+    strip,
+};
 use crate::{
     cli::{
         names,
@@ -37,6 +41,12 @@ fn error(attempt: &Attempt) -> String {
     attempt.error.as_ref().map(|error| format!("{}: {}", error.r#type, error.message)).unwrap_or_default()
 }
 
+/// What was decided, and by what.
+fn decision(attempt: &Attempt) -> String {
+    let decided = attempt.retry_decision.as_ref();
+    decided.map(|decision| format!("{}: {}", verdict(Some(decision)).text, by(decision))).unwrap_or_default()
+}
+
 impl Resource for Attempt {
     const PROTO: &'static str = "tasktower.v1.Attempt";
 
@@ -45,12 +55,16 @@ impl Resource for Attempt {
         &self.worker
     }
 
-    fn headers(_wide: bool) -> &'static [&'static str] {
-        &["EPOCH", "OUTCOME", "WORKER", "STARTED", "TOOK", "NEXT", "ERROR"]
+    fn headers(wide: bool) -> &'static [&'static str] {
+        if wide {
+            &["EPOCH", "OUTCOME", "WORKER", "STARTED", "TOOK", "NEXT", "ERROR", "DECISION"]
+        } else {
+            &["EPOCH", "OUTCOME", "WORKER", "STARTED", "TOOK", "NEXT", "ERROR"]
+        }
     }
 
     fn cells(&self, look: &Look) -> Vec<Styled> {
-        vec![
+        let mut cells = vec![
             self.epoch.to_string().into(),
             outcome(self),
             or_dash(names::id(&self.worker)),
@@ -58,7 +72,11 @@ impl Resource for Attempt {
             took(self, look).into(),
             moment(self.retry_time.as_ref(), look),
             or_dash(if look.wide { error(self) } else { first_line(&error(self), MAX_ERROR_CHARS) }),
-        ]
+        ];
+        if look.wide {
+            cells.push(or_dash(decision(self)));
+        }
+        cells
     }
 
     fn details(&self, look: &Look) -> Vec<(&'static str, Styled)> {
@@ -69,6 +87,7 @@ impl Resource for Attempt {
             ("Started", moment_in_full(self.start_time.as_ref(), look)),
             ("Ended", moment_in_full(self.end_time.as_ref(), look)),
             ("Error", Styled::new(error(self), Color::Red)),
+            ("Decision", decision(self).into()),
         ]
     }
 }

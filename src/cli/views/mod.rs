@@ -6,6 +6,7 @@ mod event;
 mod payload;
 mod project;
 mod queue;
+mod retry_policy;
 mod task;
 mod worker;
 

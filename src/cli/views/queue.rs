@@ -84,6 +84,7 @@ impl Resource for Queue {
             ("Activity", activity.unwrap_or_default().into()),
             ("Max running", max_running(self).into()),
             ("Rate", rate(self.rate.as_ref()).into()),
+            ("Retry policy", names::id(&self.retry_policy).into()),
             ("Lease", length(self.lease_duration.as_ref()).into()),
             ("Created", moment_in_full(self.create_time.as_ref(), look)),
             ("Updated", moment_in_full(self.update_time.as_ref(), look)),

@@ -91,6 +91,7 @@ impl Resource for Task {
             ("Attempts", attempts.into()),
             ("Crashes", Styled::new(crashes, Color::Yellow)),
             ("Backoff", backoff.into()),
+            ("Retry policy", names::id(&self.retry_policy).into()),
             ("Timeout", length(self.timeout.as_ref()).into()),
             ("Created", moment_in_full(self.create_time.as_ref(), look)),
             ("Runs", moment_in_full(self.run_time.as_ref(), look)),

@@ -11,7 +11,9 @@ use super::super::{
 };
 use crate::{
     domain::{
-        task::{Attempt, AttemptOutcome, Lease, Micros, Payload, Progress, RetrySettings, Spec, Task, TaskError},
+        retry::{Cause, Decision, Retry, Verdict},
+        retry_policy::PolicyVersion,
+        task::{Attempt, AttemptOutcome, Decided, Lease, Micros, Payload, Progress, Spec, Task, TaskError},
         task_state::TaskState,
     },
     ids::{ProjectId, TaskId},
@@ -21,7 +23,7 @@ use crate::{
 macro_rules! wide_columns {
     () => {
         "t.id, t.type, t.queue, t.priority, t.timeout, t.expire_time, t.max_attempts, t.initial_backoff, t.max_backoff, \
-         t.unique_key, t.unique_ttl, t.labels, t.owner, t.create_time, t.state, t.run_time, t.version, t.epoch, \
+         t.retry, t.unique_key, t.unique_ttl, t.labels, t.owner, t.create_time, t.open_time, t.state, t.run_time, t.version, t.epoch, \
          t.attempt_count, t.crash_count, t.update_time, t.finish_time, t.error_type, t.error_message, t.error_details, \
          t.cancel_reason"
     };
@@ -74,7 +76,7 @@ macro_rules! named_tasks {
 }
 
 /// How many columns they name.
-pub(super) const COLUMNS: usize = 47;
+pub(super) const COLUMNS: usize = 49;
 pub(super) const PAYLOAD_COLUMNS: usize = 4;
 /// Columns of a narrow row.
 const LIVE_COLUMNS: usize = 21;
@@ -168,12 +170,13 @@ pub(super) fn wide(project: &ProjectId, r: &mut Reader<'_>) -> StoreResult<Task>
         priority: r.get()?,
         timeout: r.get()?,
         expire_time: r.get()?,
-        retry: RetrySettings { max_attempts: r.get()?, initial_backoff: r.get()?, max_backoff: r.get()? },
+        retry: retry((r.get()?, r.get()?, r.get()?), r.get()?),
         unique_key: r.get()?,
         unique_ttl: r.get()?,
         labels: labels(r.get()?)?,
         owner: r.get()?,
         create_time: r.get()?,
+        open_time: r.get()?,
     };
     Ok(Task {
         project: project.clone(),
@@ -229,16 +232,25 @@ fn lease(r: &mut Reader<'_>) -> StoreResult<Option<Lease>> {
 macro_rules! attempt_columns {
     () => {
         "a.epoch, a.worker, a.outcome, a.start_time, a.end_time, a.error_type, a.error_message, a.error_details, \
-         a.progress_percent, a.progress_message, a.retry_time"
+         a.progress_percent, a.progress_message, a.retry_time, a.number, a.verdict, a.cause, a.rule, a.policy, \
+         a.policy_version"
     };
 }
 pub(super) use attempt_columns;
+
+/// Those of them that [`decision`] reads.
+macro_rules! decision_columns {
+    () => {
+        "a.verdict, a.cause, a.rule, a.policy, a.policy_version"
+    };
+}
+pub(in crate::store) use decision_columns;
 
 /// Reads [`attempt_columns`].
 pub(super) fn attempt(r: &mut Reader<'_>) -> StoreResult<Attempt> {
     let (epoch, worker) = (r.get()?, r.get()?);
     let outcome: i16 = r.get()?;
-    Ok(Attempt {
+    let mut attempt = Attempt {
         epoch,
         worker,
         outcome: AttemptOutcome::try_from(outcome).map_err(|n| unknown("attempt outcome", n))?,
@@ -247,7 +259,51 @@ pub(super) fn attempt(r: &mut Reader<'_>) -> StoreResult<Attempt> {
         error: error(r)?,
         progress: progress(r)?,
         retry_time: r.get()?,
-    })
+        number: r.get::<Option<i32>>()?.unwrap_or(0),
+        decision: None,
+    };
+    let wait = attempt.retry_time.zip(attempt.end_time).map_or(0, |(retry, end)| retry - end);
+    attempt.decision = decision(r, wait)?;
+    Ok(attempt)
+}
+
+/// Reads [`decision_columns`]; `wait` is how long after the attempt the next one may start.
+pub(in crate::store) fn decision(r: &mut Reader<'_>, wait: Micros) -> StoreResult<Option<Decided>> {
+    let (verdict, cause): (Option<i16>, Option<i16>) = (r.get()?, r.get()?);
+    let rule: Option<i32> = r.get()?;
+    let (policy, version): (Option<String>, Option<i64>) = (r.get()?, r.get()?);
+    let Some((verdict, cause)) = verdict.zip(cause) else { return Ok(None) };
+    let decision = Decision {
+        verdict: match verdict {
+            RETRY => Verdict::Retry(wait),
+            SNOOZE => Verdict::Snooze(wait),
+            DEAD_LETTER => Verdict::DeadLetter,
+            other => return Err(unknown("verdict", other)),
+        },
+        cause: Cause::try_from(cause).map_err(|n| unknown("cause", n))?,
+        rule: rule.unwrap_or(0),
+    };
+    let policy = policy.zip(version).map(|(id, version)| PolicyVersion { id: id.into(), version });
+    Ok(Some(Decided { decision, policy }))
+}
+
+// The verdicts as they are kept; the numbers are those of the wire.
+const RETRY: i16 = 1;
+const SNOOZE: i16 = 2;
+const DEAD_LETTER: i16 = 3;
+
+/// A verdict as it is kept.
+pub(super) fn verdict_number(verdict: Verdict) -> i16 {
+    match verdict {
+        Verdict::Retry(_) => RETRY,
+        Verdict::Snooze(_) => SNOOZE,
+        Verdict::DeadLetter => DEAD_LETTER,
+    }
+}
+
+/// What a task says about retries. What a later version of the server added to the settings is passed over.
+fn retry(numbers: (i32, Micros, Micros), more: Option<String>) -> Retry {
+    Retry::restore(numbers, more.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// Columns of an error; its type is the first.

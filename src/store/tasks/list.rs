@@ -145,7 +145,8 @@ pub async fn attempts(
         attempt_columns!(),
         " FROM attempt a WHERE a.project = $1 AND a.task_id = $2 AND a.epoch > $3
          UNION ALL SELECT t.epoch, t.success_worker, CAST($5 AS smallint), t.success_start_time, t.finish_time, NULL, NULL,
-            NULL, t.success_progress_percent, t.success_progress_message, NULL
+            NULL, t.success_progress_percent, t.success_progress_message, NULL, t.attempt_count, NULL, NULL, NULL, NULL,
+            NULL
          FROM task t WHERE t.project = $1 AND t.id = $2 AND t.epoch > $3 AND t.success_worker IS NOT NULL
          ORDER BY 1 LIMIT $4"
     ));

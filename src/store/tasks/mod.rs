@@ -1,7 +1,7 @@
 //! Tasks in the database: one wide row, and a narrow row that says where the task is (`ready`, `lease`).
 
 mod claim;
-mod decode;
+pub(in crate::store) mod decode;
 mod list;
 mod load;
 mod walks;

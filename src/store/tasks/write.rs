@@ -6,14 +6,17 @@
 
 use std::sync::Arc;
 
-use super::super::{
-    Tx,
-    error::StoreResult,
-    sql::{Rows, Sql},
+use super::{
+    super::{
+        Tx,
+        error::StoreResult,
+        sql::{Rows, Sql},
+    },
+    decode::verdict_number,
 };
 use crate::{
     domain::{
-        task::{Attempt, AttemptOutcome, Payload, Task},
+        task::{Attempt, AttemptOutcome, Payload, Spec, Task},
         task_state::TaskState,
         transition::DeadLetterReason,
     },
@@ -239,11 +242,11 @@ fn insert_task(project: &str, tasks: &[&Task]) -> Sql {
     Sql::new(
         "-- tasks::insert_task
          WITH {x} INSERT INTO task (project, id, type, queue, priority, run_time, timeout, expire_time, max_attempts,
-            initial_backoff, max_backoff, unique_key, unique_ttl, labels, owner, input, input_type, create_time, state,
-            version, epoch, attempt_count, crash_count, update_time, finish_time)
+            initial_backoff, max_backoff, retry, unique_key, unique_ttl, labels, owner, input, input_type, create_time,
+            state, version, epoch, attempt_count, crash_count, update_time, finish_time)
          SELECT $1, x.id, x.type, x.queue, x.priority, x.run_time, x.timeout, x.expire_time, x.max_attempts,
-            x.initial_backoff, x.max_backoff, x.unique_key, x.unique_ttl, x.labels, x.owner, x.input, x.input_type,
-            x.create_time, x.state, 1, 0, 0, 0, x.create_time, x.finish_time FROM x",
+            x.initial_backoff, x.max_backoff, x.retry, x.unique_key, x.unique_ttl, x.labels, x.owner, x.input,
+            x.input_type, x.create_time, x.state, 1, 0, 0, 0, x.create_time, x.finish_time FROM x",
     )
     .text(project)
     .rows(
@@ -255,9 +258,10 @@ fn insert_task(project: &str, tasks: &[&Task]) -> Sql {
             .int("run_time", tasks.iter().map(|t| t.run_time))
             .int("timeout", specs().map(|s| s.timeout))
             .opt_int("expire_time", specs().map(|s| s.expire_time))
-            .int("max_attempts", specs().map(|s| s.retry.max_attempts.into()))
-            .int("initial_backoff", specs().map(|s| s.retry.initial_backoff))
-            .int("max_backoff", specs().map(|s| s.retry.max_backoff))
+            .int("max_attempts", specs().map(|s| s.retry.numbers().0.into()))
+            .int("initial_backoff", specs().map(|s| s.retry.numbers().1))
+            .int("max_backoff", specs().map(|s| s.retry.numbers().2))
+            .opt_string("retry", specs().map(retry_more))
             .opt_text("unique_key", specs().map(|s| s.unique_key.as_deref()))
             .opt_int("unique_ttl", specs().map(|s| s.unique_ttl))
             .opt_string("labels", tasks.iter().map(|t| labels(t)))
@@ -405,7 +409,7 @@ fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
         "-- tasks::update_task_spec
          WITH {x} UPDATE task SET priority = x.priority, run_time = x.run_time, timeout = x.timeout,
             expire_time = x.expire_time, max_attempts = x.max_attempts, initial_backoff = x.initial_backoff,
-            max_backoff = x.max_backoff, labels = x.labels
+            max_backoff = x.max_backoff, retry = x.retry, labels = x.labels, open_time = x.open_time
          {at task by id}",
     )
     .text(project)
@@ -416,21 +420,27 @@ fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
             .int("run_time", tasks.iter().map(|t| t.run_time))
             .int("timeout", specs().map(|s| s.timeout))
             .opt_int("expire_time", specs().map(|s| s.expire_time))
-            .int("max_attempts", specs().map(|s| s.retry.max_attempts.into()))
-            .int("initial_backoff", specs().map(|s| s.retry.initial_backoff))
-            .int("max_backoff", specs().map(|s| s.retry.max_backoff))
-            .opt_string("labels", tasks.iter().map(|t| labels(t))),
+            .int("max_attempts", specs().map(|s| s.retry.numbers().0.into()))
+            .int("initial_backoff", specs().map(|s| s.retry.numbers().1))
+            .int("max_backoff", specs().map(|s| s.retry.numbers().2))
+            .opt_string("retry", specs().map(retry_more))
+            .opt_string("labels", tasks.iter().map(|t| labels(t)))
+            .opt_int("open_time", specs().map(|s| s.open_time)),
     )
 }
 
 fn insert_attempt(project: &str, attempts: &[(&Task, &Attempt)]) -> Sql {
     let each = || attempts.iter().map(|(_, a)| a);
+    let decisions = || each().map(|a| a.decision.as_ref());
+    let policies = || decisions().map(|d| d.and_then(|d| d.policy.as_ref()));
     Sql::new(
         "-- tasks::insert_attempt
          WITH {x} INSERT INTO attempt (project, task_id, epoch, worker, outcome, start_time, end_time, error_type,
-            error_message, error_details, progress_percent, progress_message, retry_time)
+            error_message, error_details, progress_percent, progress_message, retry_time, number, verdict, cause, rule,
+            policy, policy_version)
          SELECT $1, x.id, x.epoch, x.worker, x.outcome, x.start_time, x.end_time, x.error_type, x.error_message,
-            x.error_details, x.progress_percent, x.progress_message, x.retry_time FROM x",
+            x.error_details, x.progress_percent, x.progress_message, x.retry_time, x.number, x.verdict, x.cause,
+            x.rule, x.policy, x.policy_version FROM x",
     )
     .text(project)
     .rows(
@@ -446,7 +456,13 @@ fn insert_attempt(project: &str, attempts: &[(&Task, &Attempt)]) -> Sql {
             .opt_text("error_details", each().map(|a| a.error.as_ref().map(|e| e.details.as_str())))
             .opt_real("progress_percent", each().map(|a| a.progress.as_ref().map(|p| p.percent)))
             .opt_text("progress_message", each().map(|a| a.progress.as_ref().map(|p| p.message.as_str())))
-            .opt_int("retry_time", each().map(|a| a.retry_time)),
+            .opt_int("retry_time", each().map(|a| a.retry_time))
+            .int("number", each().map(|a| a.number.into()))
+            .opt_int("verdict", decisions().map(|d| d.map(|d| verdict_number(d.decision.verdict).into())))
+            .opt_int("cause", decisions().map(|d| d.map(|d| (d.decision.cause as u8).into())))
+            .opt_int("rule", decisions().map(|d| d.map(|d| d.decision.rule.into())))
+            .opt_text("policy", policies().map(|p| p.map(|p| &*p.id)))
+            .opt_int("policy_version", policies().map(|p| p.map(|p| p.version))),
     )
 }
 
@@ -530,6 +546,11 @@ fn labels(task: &Task) -> Option<String> {
     let labels = &task.spec.labels;
     // A map of strings always serialises.
     (!labels.is_empty()).then(|| serde_json::to_string(labels).unwrap_or_default())
+}
+
+/// What the numbers do not say; settings always serialise.
+fn retry_more(spec: &Spec) -> Option<String> {
+    spec.retry.more().map(|more| serde_json::to_string(&more).unwrap_or_default())
 }
 
 fn media_type(payload: Option<&Payload>) -> Option<&str> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use prost::Message;
 use tasktower::{
     api::{
-        convert::{bulk_job, fields::Path, project, queue, report, task, task_change, watch, worker},
+        convert::{bulk_job, fields::Path, project, queue, report, retry, task, task_change, watch, worker},
         page_token::PageTokens,
         status::to_status,
     },
@@ -81,6 +81,14 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.WorkerService/GetWorker" => fed(bytes, worker::get),
         "tasktower.v1.WorkerService/ListWorkers" => fed(bytes, |m| place(&worker::list(m)?.2)),
         "tasktower.v1.WorkerService/DrainWorker" => fed(bytes, worker::drain),
+        "tasktower.v1.RetryService/CreateRetryPolicy" => fed(bytes, retry::create),
+        "tasktower.v1.RetryService/GetRetryPolicy" => fed(bytes, retry::get),
+        "tasktower.v1.RetryService/ListRetryPolicies" => fed(bytes, |m| place(&retry::list(m)?.2)),
+        "tasktower.v1.RetryService/UpdateRetryPolicy" => fed(bytes, retry::update),
+        "tasktower.v1.RetryService/DeleteRetryPolicy" => fed(bytes, retry::delete),
+        "tasktower.v1.RetryService/EvaluateRetry" => fed(bytes, retry::evaluate),
+        "tasktower.v1.RetryService/SimulatePolicy" => fed(bytes, retry::simulate),
+        "tasktower.v1.RetryService/GetRetryStatistics" => fed(bytes, retry::statistics),
         "tasktower.v1.ProjectService/CreateProject" => fed(bytes, project::create),
         "tasktower.v1.ProjectService/GetProject" => fed(bytes, project::get),
         "tasktower.v1.ProjectService/ListProjects" => fed(bytes, |m| place(&project::list(m)?.1)),

@@ -7,7 +7,8 @@ use tasktower::{
         bulk_job::{BulkAction, BulkJob, BulkState},
         event::ResourceKind,
         filter::Filter,
-        task::{RetrySettings, Spec, Task},
+        retry::Retry,
+        task::{Spec, Task},
         task_list::ListQuery,
         task_state::TaskState,
         transition::{self, Holder, NewTask},
@@ -29,12 +30,13 @@ async fn submit(app: &App, queue: &str, count: usize) -> Vec<TaskId> {
         priority: 0,
         timeout: 3_600_000_000,
         expire_time: None,
-        retry: RetrySettings::default(),
+        retry: Retry::Unsaid,
         unique_key: None,
         unique_ttl: None,
         labels: BTreeMap::new(),
         owner: "o".to_owned(),
         create_time: 0,
+        open_time: None,
     };
     let new = || NewTask { id: TaskId::generate(), spec: spec.clone(), input: None, run_time: None };
     let nets: Vec<Net> = (0..count)

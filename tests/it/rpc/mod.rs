@@ -10,6 +10,7 @@ mod project;
 mod python;
 mod queue;
 mod readme;
+mod retry;
 mod server;
 mod session;
 mod task;

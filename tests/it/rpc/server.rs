@@ -27,9 +27,10 @@ use crate::support::{
     wait::SOON,
 };
 
-const OUR_SERVICES: [&str; 4] = [
+const OUR_SERVICES: [&str; 5] = [
     "tasktower.v1.ProjectService",
     "tasktower.v1.QueueService",
+    "tasktower.v1.RetryService",
     "tasktower.v1.TaskService",
     "tasktower.v1.WorkerService",
 ];

@@ -48,7 +48,7 @@ async fn a_submitted_task_is_found_as_it_was_sent() {
         let full = rpc.get(&created.name).await;
         assert_eq!((full.state(), full.version, full.owner.as_str()), (State::Pending, 1, "system:dev"));
         assert_eq!((&full.etag, full.create_time), (&created.etag, created.create_time));
-        assert_eq!(full.retry.unwrap().max_attempts, 3);
+        assert_eq!(full.retry.as_ref().unwrap().max_attempts, 3);
         let echoed = pb::Task {
             r#type: full.r#type.clone(),
             queue: full.queue.clone(),
@@ -56,7 +56,7 @@ async fn a_submitted_task_is_found_as_it_was_sent() {
             priority: full.priority,
             timeout: full.timeout,
             expire_time: full.expire_time,
-            retry: sent.retry,
+            retry: sent.retry.clone(),
             unique_key: full.unique_key.clone(),
             unique_ttl: full.unique_ttl,
             labels: full.labels.clone(),

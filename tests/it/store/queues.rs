@@ -1,7 +1,8 @@
 use tasktower::{
     domain::{
         queue::{QueueActivity, QueueSettings, Rate},
-        task::{RetrySettings, Spec},
+        retry::Retry,
+        task::Spec,
         transition::{self, NewTask},
     },
     ids::TaskId,
@@ -132,12 +133,13 @@ async fn submit(store: &Store, task_type: &str, priority: i32, count: i64) -> i6
         priority,
         timeout: 1,
         expire_time: None,
-        retry: RetrySettings::default(),
+        retry: Retry::Unsaid,
         unique_key: None,
         unique_ttl: None,
         labels: std::collections::BTreeMap::new(),
         owner: "o".to_owned(),
         create_time: 0,
+        open_time: None,
     };
     let nets: Vec<Net> = (0..count)
         .map(|_| {

@@ -13,7 +13,8 @@ use tasktower::{
     domain::{
         event::Subject,
         filter::Filter,
-        task::{Attempt, AttemptOutcome, DEFAULT_TIMEOUT, Payload, Progress, RetrySettings, Spec, Task, TaskError},
+        retry::{Retry, RetrySettings},
+        task::{Attempt, AttemptOutcome, DEFAULT_TIMEOUT, Payload, Progress, Spec, Task, TaskError},
         task_list::ListQuery,
         task_state::TaskState,
         transition::{Failure, NewTask, Patch},
@@ -148,12 +149,13 @@ pub(super) fn spec() -> Spec {
         priority: 0,
         timeout: DEFAULT_TIMEOUT,
         expire_time: None,
-        retry: RetrySettings::default(),
+        retry: Retry::Unsaid,
         unique_key: None,
         unique_ttl: None,
         labels: BTreeMap::from([("team".to_owned(), "core".to_owned())]),
         owner: "system:test".into(),
         create_time: 0,
+        open_time: None,
     }
 }
 
@@ -212,7 +214,7 @@ async fn a_task_lives_from_submit_to_success() {
 async fn a_failing_task_is_retried_and_then_dead() {
     for_each_backend(async |database| {
         let w = World::on(database).await;
-        let retry = RetrySettings { max_attempts: 2, initial_backoff: 1_000_000, max_backoff: 2_000_000 };
+        let retry = Retry::Settings(RetrySettings::plain(2, 1_000_000, 2_000_000).into());
         let id = w.submit(Spec { retry, ..spec() }).await;
         w.lease_one().await;
         let fail = Report::Fail(failure("Smtp"));

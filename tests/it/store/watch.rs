@@ -13,7 +13,8 @@ use tasktower::{
     context::Caller,
     domain::{
         filter::Filter,
-        task::{DEFAULT_TIMEOUT, RetrySettings, Spec},
+        retry::Retry,
+        task::{DEFAULT_TIMEOUT, Spec},
         transition::{EventKind, NewTask},
     },
     error::Error,
@@ -39,12 +40,13 @@ async fn submit(app: &App, queue: &str) -> TaskId {
         priority: 0,
         timeout: DEFAULT_TIMEOUT,
         expire_time: None,
-        retry: RetrySettings::default(),
+        retry: Retry::Unsaid,
         unique_key: None,
         unique_ttl: None,
         labels: BTreeMap::new(),
         owner: "system:test".into(),
         create_time: 0,
+        open_time: None,
     };
     let new = NewTask { id: TaskId::generate(), spec, input: None, run_time: None };
     let answer = app.submit(&caller(), &project(), vec![NewSubmit { new, id_given: false }], None).await.unwrap();

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
     project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -46,6 +47,10 @@ impl Clients {
 
     pub fn queues(&self) -> QueueServiceClient<Channel> {
         QueueServiceClient::new(self.channel())
+    }
+
+    pub fn retries(&self) -> RetryServiceClient<Channel> {
+        RetryServiceClient::new(self.channel())
     }
 
     pub fn workers(&self) -> WorkerServiceClient<Channel> {

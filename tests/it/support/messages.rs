@@ -437,6 +437,7 @@ impl<'a> Messages<'a> {
 fn collection(message: &str) -> &'static str {
     match message {
         _ if message.contains("BulkJob") => "/bulkJobs/",
+        _ if message.contains("RetryPolic") => "/retryPolicies/",
         _ if message.contains("Queue") => "/queues/",
         _ if message.contains("Worker") => "/workers/",
         _ if message.contains("Project") => "projects/",
@@ -454,7 +455,11 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
             "projects/default/queues/default",
             "projects/default/workers/w",
             "projects/default/bulkJobs/{}",
+            "projects/default/retryPolicies/p",
         ],
+        "retry_policy" => &["", "projects/default/retryPolicies/p", "projects/default/retryPolicies/none"],
+        "retry_policy_id" => &["p", "p-{}"],
+        "message_regex" => &["^5\\d\\d", "a(b", "(a|b)*c", ".*"],
         "task_id" => &["", "{}"],
         "project_id" => &["p-{}", "default"],
         "page_token" | "resume_token" | "etag" => &["", "", "", "", "bm90IGEgdG9rZW4", "{}"],

@@ -59,7 +59,7 @@ impl Submitter {
             if self.bursts && serial.is_multiple_of(BURST_EVERY) {
                 self.submit_many(serial).await;
             } else {
-                self.submit(serial).await;
+                Box::pin(self.submit(serial)).await;
             }
         }
     }
@@ -127,7 +127,12 @@ fn new_task(request_id: &str, serial: u32) -> Task {
         run_time: after(DELAYED, DELAY),
         expire_time: after(EXPIRING, EXPIRES_AFTER),
         timeout: serial.is_multiple_of(SHORT_ATTEMPT).then_some(prost_types::Duration { seconds: 1, nanos: 0 }),
-        retry: Some(RetrySettings { max_attempts: 4, initial_backoff: millis(5), max_backoff: millis(50) }),
+        retry: Some(RetrySettings {
+            max_attempts: 4,
+            initial_backoff: millis(5),
+            max_backoff: millis(50),
+            ..Default::default()
+        }),
         ..Task::default()
     }
 }

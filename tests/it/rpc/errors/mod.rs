@@ -3,6 +3,8 @@
 //! The table is one `Case` for each way of being wrong; the last test of it compares the methods it covers with the
 //! descriptors, so that a new RPC cannot stay without. SQLite alone: what is refused here never comes near a database.
 
+mod retry;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
@@ -126,7 +128,7 @@ async fn call_unframed(
 }
 
 /// One bad request and what must be said of it.
-struct Case {
+pub struct Case {
     method: String,
     message: Bytes,
     code: Code,
@@ -623,7 +625,7 @@ fn worker_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    [submit_cases(), task_cases(), bulk_cases(), queue_and_project_cases(), worker_cases()]
+    [submit_cases(), task_cases(), bulk_cases(), queue_and_project_cases(), retry::cases(), worker_cases()]
         .into_iter()
         .flatten()
         .collect()

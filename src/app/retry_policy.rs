@@ -1,0 +1,415 @@
+//! Retry policies: make, read, change and delete them; say what would be decided, and what was.
+//!
+//! A policy is read by whoever decides about a failed attempt (`committer/judging.rs`), which remembers it for a second.
+//! So a change holds a second later on every replica, and each attempt keeps the version that decided about it.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{
+    App,
+    named_write::{Done, NamedWrite, Stop},
+};
+use crate::{
+    context::Caller,
+    domain::{
+        etag,
+        event::ResourceKind,
+        retry::{Decision, FailedAttempt, RetrySettings, Verdict, decide},
+        retry_pattern::Patterns,
+        retry_policy::{Decider, MAX_POLICIES, PolicyContent, PolicyPatch, PolicyVersion, RetryPolicy},
+        retry_report::{RetryStatistics, Simulation, Window},
+        task::{Micros, SECOND, TaskError},
+    },
+    error::{Error, Result},
+    ids::{ProjectId, TaskId, project_name, queue_name, retry_policy_name},
+    store::{
+        Tx,
+        journal::{self, Entry},
+        projects, retry_policies,
+    },
+};
+
+/// The window of a report unless the caller names one.
+const USUAL_WINDOW: Micros = 86_400 * SECOND;
+/// Failures a simulation looks at before it lets others go on: at worst a few milliseconds of matching.
+const WITHOUT_PAUSE: usize = 16;
+
+/// What decides in an evaluation.
+#[derive(Clone, Debug)]
+pub enum DeciderChoice {
+    /// A policy.
+    Policy(String),
+    /// Settings.
+    Settings(RetrySettings),
+    /// What holds for a task.
+    Task(TaskId),
+}
+
+/// An error to be decided about.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// By this.
+    pub decider: DeciderChoice,
+    /// The error.
+    pub error: TaskError,
+    /// Which attempt it was; none means the first, or the task's.
+    pub attempt: Option<i32>,
+    /// How long the task has been open; none means not at all, or as the task.
+    pub age: Option<Micros>,
+    /// What the worker asks for.
+    pub retry_after: Option<Micros>,
+}
+
+/// What would be decided.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// With the shortest wait.
+    pub decision: Decision,
+    /// The longest wait; none for a dead letter.
+    pub max_wait: Option<Micros>,
+    /// The policy that was asked.
+    pub policy: Option<PolicyVersion>,
+}
+
+/// A window as callers name it; what is not said is filled in from the database's clock.
+#[derive(Clone, Debug)]
+pub struct AskedWindow {
+    /// From this time on.
+    pub start: Option<Micros>,
+    /// Before this one.
+    pub end: Option<Micros>,
+    /// Only of this queue, unless it is empty.
+    pub queue: String,
+    /// Only of this type, unless it is empty.
+    pub task_type: String,
+}
+
+impl App {
+    /// Makes a policy.
+    pub async fn create_retry_policy(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        id: String,
+        content: PolicyContent,
+    ) -> Result<RetryPolicy> {
+        self.change_retry_policy(caller, project, id, Change::Create(content))
+            .await?
+            .ok_or_else(super::task::wrong_reply)
+    }
+
+    /// One policy.
+    pub async fn get_retry_policy(&self, project: &ProjectId, id: &str) -> Result<RetryPolicy> {
+        self.require_project(project).await?;
+        retry_policies::get(self.store(), project, id).await?.ok_or_else(|| not_found(project, id))
+    }
+
+    /// Policies by id, those after `after`; and the id after which the next page goes on.
+    pub async fn list_retry_policies(
+        &self,
+        project: &ProjectId,
+        after: Option<String>,
+        limit: i64,
+    ) -> Result<(Vec<RetryPolicy>, Option<String>)> {
+        self.require_project(project).await?;
+        // One more than asked tells whether there is a next page.
+        let mut found = retry_policies::list(self.store(), project, after.as_deref(), limit.saturating_add(1)).await?;
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|policy| policy.id.clone());
+        Ok((found, next))
+    }
+
+    /// Changes a policy.
+    pub async fn update_retry_policy(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        id: String,
+        patch: PolicyPatch,
+        etag: Option<String>,
+    ) -> Result<RetryPolicy> {
+        let change = Change::Update { patch, etag };
+        self.change_retry_policy(caller, project, id, change).await?.ok_or_else(super::task::wrong_reply)
+    }
+
+    /// Deletes a policy.
+    pub async fn delete_retry_policy(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        id: String,
+        etag: Option<String>,
+        allow_missing: bool,
+    ) -> Result<()> {
+        self.change_retry_policy(caller, project, id, Change::Delete { etag, allow_missing }).await.map(|_| ())
+    }
+
+    async fn change_retry_policy(
+        &self,
+        caller: &Caller,
+        project: &ProjectId,
+        id: String,
+        change: Change,
+    ) -> Result<Option<RetryPolicy>> {
+        let write = ChangePolicy { caller: caller.clone(), project: project.clone(), id, change };
+        let changed = self.write(write).await?;
+        self.committer().forget_policies(project);
+        self.hub().journal_moved(project);
+        Ok(changed)
+    }
+
+    /// Refuses a policy that does not exist.
+    pub(super) async fn require_retry_policy(&self, project: &ProjectId, id: &str) -> Result<()> {
+        if self.committer().policies(project).await?.by_id.contains_key(id) {
+            return Ok(());
+        }
+        // It may be new.
+        self.get_retry_policy(project, id).await.map(|_| ())
+    }
+
+    /// What would be decided about an error.
+    pub async fn evaluate_retry(&self, project: &ProjectId, asked: Evaluation) -> Result<Evaluated> {
+        let Evaluation { decider, error, attempt, age, retry_after } = asked;
+        let (decider, of_task) = match decider {
+            DeciderChoice::Settings(settings) => {
+                self.require_project(project).await?;
+                (Decider { settings: Arc::new(settings), policy: None }, None)
+            }
+            DeciderChoice::Policy(id) => (decider_of(self.get_retry_policy(project, &id).await?), None),
+            DeciderChoice::Task(id) => {
+                let task = self.get_task(project, id, false).await?;
+                let decider = self.committer().policies(project).await?.of(&task.spec);
+                let age = self.store().now().await? - task.spec.open_time.unwrap_or(task.spec.create_time);
+                (decider, Some((task.attempt_count, age)))
+            }
+        };
+        let failed = FailedAttempt {
+            error: &error,
+            number: attempt.or(of_task.map(|(number, _)| number)).unwrap_or(1).max(1),
+            age: age.or(of_task.map(|(_, age)| age)).unwrap_or(0),
+            retry_after,
+        };
+        // The smallest and the largest draw there are.
+        let [decision, latest] =
+            [0.0, 1.0].map(|random| decide(&decider.settings, &failed, &mut Patterns::default(), random));
+        let max_wait = match latest.verdict {
+            Verdict::Retry(wait) | Verdict::Snooze(wait) => Some(wait),
+            Verdict::DeadLetter => None,
+        };
+        Ok(Evaluated { decision, max_wait, policy: decider.policy })
+    }
+
+    /// What settings would have decided otherwise about the latest failures of a window.
+    pub async fn simulate_policy(
+        &self,
+        project: &ProjectId,
+        decider: DeciderChoice,
+        window: AskedWindow,
+        limit: i64,
+    ) -> Result<(Simulation, Option<PolicyVersion>)> {
+        let window = self.window(project, window).await?;
+        let decider = match decider {
+            DeciderChoice::Policy(id) => decider_of(self.get_retry_policy(project, &id).await?),
+            DeciderChoice::Settings(settings) => Decider { settings: Arc::new(settings), policy: None },
+            DeciderChoice::Task(id) => {
+                let task = self.get_task(project, id, false).await?;
+                self.committer().policies(project).await?.of(&task.spec)
+            }
+        };
+        // One more than asked tells whether there are more.
+        let mut failures = retry_policies::failures(self.store(), project, &window, limit.saturating_add(1)).await?;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let truncated =
+            failures.len() > most || retry_policies::is_more_than_counted(self.store(), project, &window).await?;
+        failures.truncate(most);
+        let mut simulation = Simulation { truncated, ..Simulation::default() };
+        let mut patterns = Patterns::default();
+        for (number, failure) in failures.into_iter().enumerate() {
+            if number % WITHOUT_PAUSE == 0 {
+                tokio::task::yield_now().await;
+            }
+            simulation.put(failure, &decider.settings, &mut patterns);
+        }
+        Ok((simulation, decider.policy))
+    }
+
+    /// The failures of a window, counted.
+    pub async fn retry_statistics(&self, project: &ProjectId, window: AskedWindow) -> Result<RetryStatistics> {
+        let window = self.window(project, window).await?;
+        Ok(retry_policies::statistics(self.store(), project, &window).await?)
+    }
+
+    async fn window(&self, project: &ProjectId, asked: AskedWindow) -> Result<Window> {
+        self.require_project(project).await?;
+        let AskedWindow { start, end, queue, task_type } = asked;
+        let end = match end {
+            Some(end) => end,
+            None => self.store().now().await?.saturating_add(1),
+        };
+        let start = start.unwrap_or_else(|| end.saturating_sub(USUAL_WINDOW));
+        if start >= end {
+            return Err(Error::field("start_time", "must be before end_time"));
+        }
+        Ok(Window { start, end, queue, task_type })
+    }
+}
+
+fn decider_of(policy: RetryPolicy) -> Decider {
+    let version = PolicyVersion { id: policy.id.into(), version: policy.version };
+    Decider { settings: policy.content.settings, policy: Some(version) }
+}
+
+fn not_found(project: &ProjectId, id: &str) -> Error {
+    Error::NotFound { kind: "retry policy", name: retry_policy_name(project, id) }
+}
+
+enum Change {
+    Create(PolicyContent),
+    Update { patch: PolicyPatch, etag: Option<String> },
+    Delete { etag: Option<String>, allow_missing: bool },
+}
+
+struct ChangePolicy {
+    caller: Caller,
+    project: ProjectId,
+    id: String,
+    change: Change,
+}
+
+impl NamedWrite for ChangePolicy {
+    const NAME: &'static str = "change-retry-policy";
+    /// The policy as it is then; none once it is deleted.
+    type Answer = Option<RetryPolicy>;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
+        if !projects::exists_in(tx, &self.project).await? {
+            return Err(Error::NotFound { kind: "project", name: project_name(&self.project) }.into());
+        }
+        let old = retry_policies::lock(tx, &self.project, &self.id).await?;
+        match (&self.change, old) {
+            (Change::Create(_), Some(_)) => Err(self.exists().into()),
+            (Change::Create(content), None) => self.create(tx, content).await,
+            (Change::Delete { allow_missing: true, .. }, None) => Ok(Done::Nothing(None)),
+            (Change::Update { .. } | Change::Delete { .. }, None) => Err(not_found(&self.project, &self.id).into()),
+            (Change::Update { patch, etag }, Some(old)) => {
+                self.require_etag(etag.as_deref(), &old)?;
+                self.update(tx, patch, old).await
+            }
+            (Change::Delete { etag, .. }, Some(old)) => {
+                self.require_etag(etag.as_deref(), &old)?;
+                self.delete(tx, &old).await
+            }
+        }
+    }
+}
+
+impl ChangePolicy {
+    async fn create(
+        &self,
+        tx: &mut Tx,
+        content: &PolicyContent,
+    ) -> std::result::Result<Done<Option<RetryPolicy>>, Stop> {
+        if retry_policies::count(tx, &self.project).await? >= MAX_POLICIES {
+            let project = project_name(&self.project);
+            return Err(Error::QuotaExceeded { project, what: "retry policies", limit: MAX_POLICIES }.into());
+        }
+        self.require_free_types(tx, content).await?;
+        let now = tx.now();
+        let policy = RetryPolicy {
+            project: self.project.clone(),
+            id: self.id.clone(),
+            content: content.clone(),
+            version: 1,
+            create_time: now,
+            update_time: now,
+        };
+        retry_policies::write(tx, &policy).await?;
+        self.tell(tx, ResourceKind::RetryPolicyCreated, diff(None, Some(content))).await?;
+        Ok(Done::Commit(Some(policy)))
+    }
+
+    async fn update(
+        &self,
+        tx: &mut Tx,
+        patch: &PolicyPatch,
+        old: RetryPolicy,
+    ) -> std::result::Result<Done<Option<RetryPolicy>>, Stop> {
+        let content = old.content.patched(patch.clone());
+        if content == old.content {
+            return Ok(Done::Nothing(Some(old)));
+        }
+        self.require_free_types(tx, &content).await?;
+        let diff = diff(Some(&old.content), Some(&content));
+        let policy = RetryPolicy { content, version: old.version + 1, update_time: tx.now(), ..old };
+        retry_policies::write(tx, &policy).await?;
+        self.tell(tx, ResourceKind::RetryPolicyUpdated, diff).await?;
+        Ok(Done::Commit(Some(policy)))
+    }
+
+    async fn delete(&self, tx: &mut Tx, old: &RetryPolicy) -> std::result::Result<Done<Option<RetryPolicy>>, Stop> {
+        if let Some(queue) = retry_policies::queue_with(tx, &self.project, &self.id).await? {
+            return Err(Error::InUse {
+                name: retry_policy_name(&self.project, &self.id),
+                by: queue_name(&self.project, &queue),
+            }
+            .into());
+        }
+        retry_policies::delete(tx, &self.project, &self.id).await?;
+        self.tell(tx, ResourceKind::RetryPolicyDeleted, diff(Some(&old.content), None)).await?;
+        Ok(Done::Commit(None))
+    }
+
+    fn exists(&self) -> Error {
+        Error::Exists { kind: "retry policy", name: retry_policy_name(&self.project, &self.id) }
+    }
+
+    fn require_etag(&self, asked: Option<&str>, old: &RetryPolicy) -> Result<()> {
+        let current = etag::retry_policy_etag(old);
+        match asked {
+            Some(asked) if asked != current => {
+                Err(Error::EtagMismatch { name: retry_policy_name(&self.project, &self.id), current })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A type has one policy.
+    async fn require_free_types(&self, tx: &mut Tx, content: &PolicyContent) -> std::result::Result<(), Stop> {
+        let holders = retry_policies::holders(tx, &self.project, &content.task_types).await?;
+        let taken = content.task_types.iter().find_map(|of_type| {
+            let holder = holders.get(of_type).filter(|holder| **holder != self.id)?;
+            let policy = retry_policy_name(&self.project, holder);
+            Some(Error::field(
+                "retry_policy.task_types",
+                format!("{of_type} has the policy {policy}; change that first"),
+            ))
+        });
+        taken.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    async fn tell(&self, tx: &mut Tx, kind: ResourceKind, diff: String) -> std::result::Result<(), Stop> {
+        let name = retry_policy_name(&self.project, &self.id);
+        let entry = Entry::of_resource(kind, name, tx.now(), Some(diff), &self.caller);
+        journal::append(tx, &self.project, &[entry]).await?;
+        Ok(())
+    }
+}
+
+/// Old and new values of what differs: `{"description": ["", "x"]}`.
+fn diff(old: Option<&PolicyContent>, new: Option<&PolicyContent>) -> String {
+    // Named one by one, so that a new field is a compile error here.
+    let values = |content: Option<&PolicyContent>| {
+        let Some(PolicyContent { description, settings, task_types }) = content else {
+            return [json!(null), json!(null), json!(null)];
+        };
+        [json!(description), json!(**settings), json!(task_types)]
+    };
+    let fields = ["description", "settings", "task_types"].into_iter().zip(values(old).into_iter().zip(values(new)));
+    let changed = fields.filter(|(_, (old, new))| old != new);
+    serde_json::Value::Object(changed.map(|(field, (old, new))| (field.to_owned(), json!([old, new]))).collect())
+        .to_string()
+}
