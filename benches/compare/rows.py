@@ -160,6 +160,22 @@ def watch(store):
     return prepare
 
 
+def retry(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                meter, told = sides.bench(server, store, "retry", "--tasks", 10_000, "--backoff", "10s")
+            return meter.figures(told, told["tasks"])
+
+        return {OURS: once}
+
+    return prepare
+
+
+def retry_decision(sides, stack):
+    return {OURS: sides.retry_decision}
+
+
 def start(sides, stack):
     """From the start of the process to the line that says it answers, on a file with finished tasks in it."""
     url = sides.fresh_url("sqlite")
@@ -263,6 +279,27 @@ ROWS = [
             watch(store),
         )
         for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"retry-{store}",
+            f"10,000 tasks that fail together, back-off of 10 s, {name}: the seconds in which they come back",
+            [
+                Value("most_over_mean", "fullest second ÷ mean", False, 2),
+                Value("seconds", "s from first to last", False),
+                Value("failing_s", "s to fail them", False, 2),
+            ],
+            [Ask("most_over_mean", None, 2, None)],
+            retry(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    Row(
+        "retry-decision",
+        "decision about a failed attempt, 50 rules with expressions, the last one matches",
+        [Value("p50_us", "p50 µs", False, 2), Value("p99_us", "p99 µs", False, 2)],
+        [Ask("p50_us", None, 10, None)],
+        retry_decision,
     ),
     Row(
         "start",

@@ -141,6 +141,12 @@ class Sides:
             raise Failed(f"{told['samples']} of {SAMPLES} tasks started")
         return meter.figures(told, WARM_UP + SAMPLES)
 
+    def retry_decision(self):
+        """No server: the pure decision, in a program of its own."""
+        meter = self.meter(on_postgres=False)
+        told = json.loads(run(["cargo", "bench", "--quiet", "--bench", "retry_decision"]).strip().splitlines()[-1])
+        return meter.figures(told, 0)
+
     # --- the bare echo ----------------------------------------------------------------------------------------------
 
     def echo(self, seconds):

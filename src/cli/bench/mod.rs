@@ -11,6 +11,7 @@ mod list;
 mod load;
 mod read;
 mod report;
+mod retry;
 mod runner;
 mod session;
 mod submit;
@@ -38,6 +39,8 @@ pub enum BenchCommand {
     List(list::ListArgs),
     /// Lease from a queue in which N tasks wait
     Backlog(backlog::BacklogArgs),
+    /// N tasks fail together: in which seconds do they come back?
+    Retry(retry::RetryArgs),
     /// N streams, each on a task of its own; is every change delivered once?
     Watch(watch::WatchArgs),
 }
@@ -59,6 +62,7 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::Read(args) => report::tell(&read::run(context, &args).await?, args.tell)?,
         BenchCommand::List(args) => report::tell(&list::run(context, &args).await?, args.tell)?,
         BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
+        BenchCommand::Retry(args) => report::tell(&retry::run(context, &args).await?, args.tell)?,
         BenchCommand::Watch(args) => report::tell(&watch::run(context, &args).await?, args.tell)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -67,6 +67,20 @@ pub struct Watch {
     pub server_rss_per_stream_bytes: Option<u64>,
 }
 
+/// Result of `bench retry`.
+#[derive(Debug, Serialize)]
+pub struct Retry {
+    pub scenario: &'static str,
+    pub tasks: u64,
+    /// How long it took to fail them.
+    pub failing_s: f64,
+    /// From the first second in which one comes back to the last.
+    pub seconds: u64,
+    pub mean_per_s: f64,
+    pub most_per_s: u64,
+    pub most_over_mean: f64,
+}
+
 /// Result of `bench list`.
 #[derive(Debug, Serialize)]
 pub struct List {

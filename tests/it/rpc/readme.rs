@@ -1,4 +1,4 @@
-//! What README.md tells people to type is typed here. Only the address is another one, and the ids are what they are.
+//! What README.md and the pages for operators tell people to type is typed here. Only the address is another one, and the ids are what they are.
 
 use std::{fs, path::Path, process::Command};
 
@@ -19,11 +19,16 @@ const ENDLESS: [&str; 4] = ["WatchTasks", "tasktower watch", "--exec", "tasktowe
 
 /// The shell examples of the README that have this in them.
 fn examples(of: &str) -> Vec<String> {
-    let text = fs::read_to_string(repository().join("README.md")).expect("a README");
-    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block);
-    let found: Vec<_> = blocks.filter(|block| block.contains(of)).map(str::to_owned).collect();
+    let found: Vec<_> = examples_of("README.md").into_iter().filter(|block| block.contains(of)).collect();
     assert!(!found.is_empty(), "the README has an example of {of:?}");
     found
+}
+
+/// The shell examples of a page.
+fn examples_of(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join(page)).expect("the page");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block);
+    blocks.map(str::to_owned).collect()
 }
 
 /// A shell for examples: ends at the first command that fails, and finds our binary and buf.
@@ -86,4 +91,18 @@ async fn the_examples_of_the_command_line_work() {
         }
     }
     assert!(tried >= 3, "{tried} examples");
+}
+
+/// The page's examples, one after the other, on a server of their own.
+async fn work_through(page: &str) {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    for example in examples_of(page) {
+        run(&rpc, &example).await;
+    }
+}
+
+#[tokio::test]
+async fn the_examples_about_retries_work() {
+    work_through("docs/operate/retries.md").await;
 }
