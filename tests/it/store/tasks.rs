@@ -13,7 +13,7 @@ use tasktower::{
     domain::{
         event::Subject,
         filter::Filter,
-        retry::{Retry, RetrySettings},
+        retry::{Action, Cause, Decision, Retry, RetrySettings, Rule},
         task::{Attempt, AttemptOutcome, DEFAULT_TIMEOUT, Payload, Progress, Spec, Task, TaskError},
         task_list::ListQuery,
         task_state::TaskState,
@@ -263,6 +263,34 @@ async fn an_expired_lease_passes_on_and_three_are_poison() {
         assert_eq!((task.state, task.crash_count, task.attempt_count), (TaskState::Failed, 3, 1));
         assert_eq!(task.error.unwrap().error_type, "POISON");
         assert!(w.attempts(id).await.iter().all(|a| a.outcome == AttemptOutcome::LeaseExpired));
+        w.check_journal().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_says_how_often_its_workers_may_die_and_its_time_outs_go_by_its_rules() {
+    for_each_backend(async |database| {
+        let w = World::on(database).await;
+        let rule = Rule { error_type: "TIMEOUT".into(), action: Action::DeadLetter, ..Rule::default() };
+        let settings = RetrySettings { max_crashes: 1, rules: vec![rule], ..RetrySettings::default() };
+        let retry = Retry::Settings(settings.into());
+        let id = w.submit(Spec { retry: retry.clone(), ..spec() }).await;
+        w.lease_one().await;
+        w.pass(LEASE + Duration::from_secs(1)).await;
+        w.sweep().await;
+        let task = w.get(id).await;
+        assert_eq!((task.state, task.crash_count), (TaskState::Failed, 1));
+        assert_eq!(task.error.unwrap().error_type, "POISON");
+        let decided = async |id| w.attempts(id).await.pop().and_then(|attempt| attempt.decision).unwrap().decision;
+        assert_eq!(decided(id).await, Decision::end(Cause::MaxCrashes));
+
+        let slow = w.submit(Spec { timeout: 10_000_000, retry, ..spec() }).await;
+        w.lease_one().await;
+        w.pass(Duration::from_secs(11)).await;
+        w.sweep().await;
+        assert_eq!(w.get(slow).await.state, TaskState::Failed);
+        assert_eq!(decided(slow).await, Decision { rule: 1, ..Decision::end(Cause::Rule) });
         w.check_journal().await;
     })
     .await;
