@@ -97,8 +97,8 @@ impl RetryService for Api {
     ) -> Result<Response<pb::SimulatePolicyResponse>, Status> {
         let call = open(request)?;
         answer(&call.caller, async {
-            let convert::Simulate { project, decider, window, limit } = convert::simulate(call.message)?;
-            let (simulation, policy) = self.app.simulate_policy(&project, decider, window, limit).await?;
+            let convert::Simulate { project, choice, window, limit } = convert::simulate(call.message)?;
+            let (simulation, policy) = self.app.simulate_policy(&project, choice, window, limit).await?;
             Ok(convert::simulated(&project, simulation, policy.as_ref()))
         })
         .await

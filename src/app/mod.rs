@@ -11,6 +11,7 @@ mod named_write;
 pub mod project;
 pub mod queue;
 pub mod retry_policy;
+pub mod retry_report;
 pub mod session;
 pub mod task;
 pub mod upkeep;

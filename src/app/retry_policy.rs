@@ -1,9 +1,7 @@
-//! Retry policies: make, read, change and delete them; say what would be decided, and what was.
+//! Retry policies: make, read, change and delete them.
 //!
 //! A policy is read by whoever decides about a failed attempt (`committer/judging.rs`), which remembers it for a second.
 //! So a change holds a second later on every replica, and each attempt keeps the version that decided about it.
-
-use std::sync::Arc;
 
 use serde_json::json;
 
@@ -16,75 +14,16 @@ use crate::{
     domain::{
         etag,
         event::ResourceKind,
-        retry::{Decision, FailedAttempt, RetrySettings, Verdict, decide},
-        retry_pattern::Patterns,
-        retry_policy::{Decider, MAX_POLICIES, PolicyContent, PolicyPatch, PolicyVersion, RetryPolicy},
-        retry_report::{RetryStatistics, Simulation, Window},
-        task::{Micros, SECOND, TaskError},
+        retry_policy::{MAX_POLICIES, PolicyContent, PolicyPatch, RetryPolicy},
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId, project_name, queue_name, retry_policy_name},
+    ids::{ProjectId, project_name, queue_name, retry_policy_name},
     store::{
         Tx,
         journal::{self, Entry},
         projects, retry_policies,
     },
 };
-
-/// The window of a report unless the caller names one.
-const USUAL_WINDOW: Micros = 86_400 * SECOND;
-/// Failures a simulation looks at before it lets others go on: at worst a few milliseconds of matching.
-const WITHOUT_PAUSE: usize = 16;
-
-/// What decides in an evaluation.
-#[derive(Clone, Debug)]
-pub enum DeciderChoice {
-    /// A policy.
-    Policy(String),
-    /// Settings.
-    Settings(RetrySettings),
-    /// What holds for a task.
-    Task(TaskId),
-}
-
-/// An error to be decided about.
-#[derive(Clone, Debug)]
-pub struct Evaluation {
-    /// By this.
-    pub decider: DeciderChoice,
-    /// The error.
-    pub error: TaskError,
-    /// Which attempt it was; none means the first, or the task's.
-    pub attempt: Option<i32>,
-    /// How long the task has been open; none means not at all, or as the task.
-    pub age: Option<Micros>,
-    /// What the worker asks for.
-    pub retry_after: Option<Micros>,
-}
-
-/// What would be decided.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    /// With the shortest wait.
-    pub decision: Decision,
-    /// The longest wait; none for a dead letter.
-    pub max_wait: Option<Micros>,
-    /// The policy that was asked.
-    pub policy: Option<PolicyVersion>,
-}
-
-/// A window as callers name it; what is not said is filled in from the database's clock.
-#[derive(Clone, Debug)]
-pub struct AskedWindow {
-    /// From this time on.
-    pub start: Option<Micros>,
-    /// Before this one.
-    pub end: Option<Micros>,
-    /// Only of this queue, unless it is empty.
-    pub queue: String,
-    /// Only of this type, unless it is empty.
-    pub task_type: String,
-}
 
 impl App {
     /// Makes a policy.
@@ -170,97 +109,6 @@ impl App {
         // It may be new.
         self.get_retry_policy(project, id).await.map(|_| ())
     }
-
-    /// What would be decided about an error.
-    pub async fn evaluate_retry(&self, project: &ProjectId, asked: Evaluation) -> Result<Evaluated> {
-        let Evaluation { decider, error, attempt, age, retry_after } = asked;
-        let (decider, of_task) = match decider {
-            DeciderChoice::Settings(settings) => {
-                self.require_project(project).await?;
-                (Decider { settings: Arc::new(settings), policy: None }, None)
-            }
-            DeciderChoice::Policy(id) => (decider_of(self.get_retry_policy(project, &id).await?), None),
-            DeciderChoice::Task(id) => {
-                let task = self.get_task(project, id, false).await?;
-                let decider = self.committer().policies(project).await?.of(&task.spec);
-                let age = self.store().now().await? - task.spec.open_time.unwrap_or(task.spec.create_time);
-                (decider, Some((task.attempt_count, age)))
-            }
-        };
-        let failed = FailedAttempt {
-            error: &error,
-            number: attempt.or(of_task.map(|(number, _)| number)).unwrap_or(1).max(1),
-            age: age.or(of_task.map(|(_, age)| age)).unwrap_or(0),
-            retry_after,
-        };
-        // The smallest and the largest draw there are.
-        let [decision, latest] =
-            [0.0, 1.0].map(|random| decide(&decider.settings, &failed, &mut Patterns::default(), random));
-        let max_wait = match latest.verdict {
-            Verdict::Retry(wait) | Verdict::Snooze(wait) => Some(wait),
-            Verdict::DeadLetter => None,
-        };
-        Ok(Evaluated { decision, max_wait, policy: decider.policy })
-    }
-
-    /// What settings would have decided otherwise about the latest failures of a window.
-    pub async fn simulate_policy(
-        &self,
-        project: &ProjectId,
-        decider: DeciderChoice,
-        window: AskedWindow,
-        limit: i64,
-    ) -> Result<(Simulation, Option<PolicyVersion>)> {
-        let window = self.window(project, window).await?;
-        let decider = match decider {
-            DeciderChoice::Policy(id) => decider_of(self.get_retry_policy(project, &id).await?),
-            DeciderChoice::Settings(settings) => Decider { settings: Arc::new(settings), policy: None },
-            DeciderChoice::Task(id) => {
-                let task = self.get_task(project, id, false).await?;
-                self.committer().policies(project).await?.of(&task.spec)
-            }
-        };
-        // One more than asked tells whether there are more.
-        let mut failures = retry_policies::failures(self.store(), project, &window, limit.saturating_add(1)).await?;
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let truncated =
-            failures.len() > most || retry_policies::is_more_than_counted(self.store(), project, &window).await?;
-        failures.truncate(most);
-        let mut simulation = Simulation { truncated, ..Simulation::default() };
-        let mut patterns = Patterns::default();
-        for (number, failure) in failures.into_iter().enumerate() {
-            if number % WITHOUT_PAUSE == 0 {
-                tokio::task::yield_now().await;
-            }
-            simulation.put(failure, &decider.settings, &mut patterns);
-        }
-        Ok((simulation, decider.policy))
-    }
-
-    /// The failures of a window, counted.
-    pub async fn retry_statistics(&self, project: &ProjectId, window: AskedWindow) -> Result<RetryStatistics> {
-        let window = self.window(project, window).await?;
-        Ok(retry_policies::statistics(self.store(), project, &window).await?)
-    }
-
-    async fn window(&self, project: &ProjectId, asked: AskedWindow) -> Result<Window> {
-        self.require_project(project).await?;
-        let AskedWindow { start, end, queue, task_type } = asked;
-        let end = match end {
-            Some(end) => end,
-            None => self.store().now().await?.saturating_add(1),
-        };
-        let start = start.unwrap_or_else(|| end.saturating_sub(USUAL_WINDOW));
-        if start >= end {
-            return Err(Error::field("start_time", "must be before end_time"));
-        }
-        Ok(Window { start, end, queue, task_type })
-    }
-}
-
-fn decider_of(policy: RetryPolicy) -> Decider {
-    let version = PolicyVersion { id: policy.id.into(), version: policy.version };
-    Decider { settings: policy.content.settings, policy: Some(version) }
 }
 
 fn not_found(project: &ProjectId, id: &str) -> Error {

@@ -26,6 +26,7 @@ pub mod migrate;
 pub mod projects;
 pub mod queues;
 pub mod retry_policies;
+pub mod retry_reports;
 pub mod tasks;
 pub mod unique_keys;
 pub mod workers;

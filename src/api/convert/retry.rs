@@ -10,7 +10,7 @@ use super::{
     task,
 };
 use crate::{
-    app::retry_policy::{AskedWindow, DeciderChoice, Evaluated, Evaluation},
+    app::retry_report::{AskedWindow, Evaluated, Evaluation, EvaluationBy, SettingsChoice},
     domain::{
         etag,
         retry::{RetrySettings, Verdict},
@@ -184,12 +184,12 @@ pub fn evaluate(request: pb::EvaluateRetryRequest) -> Result<(ProjectId, Evaluat
     let mut fields = Fields::new();
     let pb::EvaluateRetryRequest { parent, decider, error, attempt, age, retry_after } = request;
     let project = name::parent(&mut fields, &Path::Request.field("parent"), &parent);
-    let decider = match decider {
-        None => DeciderChoice::Settings(RetrySettings::default()),
-        Some(Decider::RetryPolicy(name)) => policy_choice(&mut fields, &name, &project),
-        Some(Decider::Settings(settings)) => settings_choice(&mut fields, settings),
+    let by = match decider {
+        None => EvaluationBy::Settings(SettingsChoice::Settings(RetrySettings::default())),
+        Some(Decider::RetryPolicy(name)) => EvaluationBy::Settings(policy_choice(&mut fields, &name, &project)),
+        Some(Decider::Settings(settings)) => EvaluationBy::Settings(settings_choice(&mut fields, settings)),
         Some(Decider::Task(name)) => {
-            DeciderChoice::Task(name::task_of(&mut fields, &Path::Request.field("task"), &name, &project))
+            EvaluationBy::Task(name::task_of(&mut fields, &Path::Request.field("task"), &name, &project))
         }
     };
     let Some(error) = error else { return Err(Error::field("error", "is required")) };
@@ -199,15 +199,15 @@ pub fn evaluate(request: pb::EvaluateRetryRequest) -> Result<(ProjectId, Evaluat
     let retry_after =
         retry_after.map(|span| scalar::span(&mut fields, &Path::Request.field("retry_after"), &span, &ANY_SPAN));
     let attempt = (attempt != 0).then_some(attempt);
-    fields.finish((project, Evaluation { decider, error, attempt, age, retry_after }))
+    fields.finish((project, Evaluation { by, error, attempt, age, retry_after }))
 }
 
-fn policy_choice(fields: &mut Fields, name: &str, project: &ProjectId) -> DeciderChoice {
-    DeciderChoice::Policy(name::retry_policy_of(fields, &Path::Request.field("retry_policy"), name, project))
+fn policy_choice(fields: &mut Fields, name: &str, project: &ProjectId) -> SettingsChoice {
+    SettingsChoice::Policy(name::retry_policy_of(fields, &Path::Request.field("retry_policy"), name, project))
 }
 
-fn settings_choice(fields: &mut Fields, settings: pb::RetrySettings) -> DeciderChoice {
-    DeciderChoice::Settings(retry_settings::settings(fields, &Path::Request.field("settings"), settings))
+fn settings_choice(fields: &mut Fields, settings: pb::RetrySettings) -> SettingsChoice {
+    SettingsChoice::Settings(retry_settings::settings(fields, &Path::Request.field("settings"), settings))
 }
 
 /// What would be decided.
@@ -230,7 +230,7 @@ pub struct Simulate {
     /// Of this project.
     pub project: ProjectId,
     /// What would have decided.
-    pub decider: DeciderChoice,
+    pub choice: SettingsChoice,
     /// Which failures.
     pub window: AskedWindow,
     /// Most of them.
@@ -244,17 +244,17 @@ pub fn simulate(request: pb::SimulatePolicyRequest) -> Result<Simulate> {
     let mut fields = Fields::new();
     let pb::SimulatePolicyRequest { parent, decider, queue, task_type, start_time, end_time, limit } = request;
     let project = name::parent(&mut fields, &Path::Request.field("parent"), &parent);
-    let decider = match decider {
+    let choice = match decider {
         None => {
             fields.refuse(&Path::Request.field("retry_policy"), "is required, or settings");
-            DeciderChoice::Settings(RetrySettings::default())
+            SettingsChoice::Settings(RetrySettings::default())
         }
         Some(Decider::RetryPolicy(name)) => policy_choice(&mut fields, &name, &project),
         Some(Decider::Settings(settings)) => settings_choice(&mut fields, settings),
     };
     let window = window(&mut fields, queue, task_type, start_time, end_time);
     let limit = scalar::number_or(&mut fields, &Path::Request.field("limit"), limit, 1..=MAX_LIMIT, USUAL_LIMIT);
-    fields.finish(Simulate { project, decider, window, limit: limit.into() })
+    fields.finish(Simulate { project, choice, window, limit: limit.into() })
 }
 
 /// Failures to be counted.
