@@ -109,6 +109,8 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::DenseEpochs, format!("UPDATE task SET success_worker = NULL WHERE id = {id}")),
         (Rule::DenseEpochs, attempt("epoch + 100")),
         (Rule::DenseEpochs, attempt("epoch")),
+        (Rule::DecisionsKept, "UPDATE attempt SET verdict = NULL WHERE outcome = 3".to_owned()),
+        (Rule::DecisionsKept, "UPDATE attempt SET verdict = 1 WHERE verdict = 3".to_owned()),
         (Rule::OnePlace, "DELETE FROM ready".to_owned()),
         (Rule::OnePlace, "DELETE FROM lease".to_owned()),
         (Rule::OnePlace, format!("UPDATE ready SET id = {succeeded} WHERE id = {waiting}")),

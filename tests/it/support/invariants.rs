@@ -32,6 +32,8 @@ pub enum Rule {
     FoldOfJournal,
     /// The attempts of a task have the epochs 1, 2, 3 …, each ended as the journal says.
     DenseEpochs,
+    /// An attempt that failed or timed out keeps what was decided about it, and its task went on as decided.
+    DecisionsKept,
     /// A task waits, or runs, or is final: exactly one of them.
     OnePlace,
     /// The figures of a queue are what counting gives.
@@ -61,11 +63,12 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 17] = [
+    pub const ALL: [Rule; 18] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
         Rule::DenseEpochs,
+        Rule::DecisionsKept,
         Rule::OnePlace,
         Rule::QueueFigures,
         Rule::ClosedLists,
@@ -225,6 +228,25 @@ struct AttemptRow {
     id: String,
     epoch: i64,
     outcome: i64,
+    verdict: Option<i64>,
+    retry_time: Option<i64>,
+    number: Option<i64>,
+}
+
+impl AttemptRow {
+    /// Whether what is kept of the decision leads to this state: nothing where nothing is to be decided.
+    fn is_decided_as(&self, to: i64) -> bool {
+        const FAILED_OR_TIMED_OUT: [i64; 2] = [3, 6];
+        const RETRY_OR_SNOOZE: [Option<i64>; 2] = [Some(1), Some(2)];
+        const DEAD_LETTER: Option<i64> = Some(3);
+        if !FAILED_OR_TIMED_OUT.contains(&self.outcome) {
+            return self.retry_time.is_none();
+        }
+        let is_counted = self.number.is_some_and(|number| number > 0);
+        let goes_on = RETRY_OR_SNOOZE.contains(&self.verdict) && self.retry_time.is_some() && to == RETRYING;
+        let ends = self.verdict == DEAD_LETTER && self.retry_time.is_none() && to == FAILED;
+        is_counted && (goes_on || ends)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -367,10 +389,10 @@ impl Inspector {
         let leases = "SELECT {array}({hex:id}, queue, version, epoch, attempt_count, crash_count) FROM lease \
                       WHERE project = $1";
         // The attempt that succeeded is kept with its task.
-        let attempts = "SELECT {array}({hex:task_id}, epoch, outcome) FROM (\
-                        SELECT project, task_id, epoch, outcome FROM attempt \
-                        UNION ALL SELECT project, id, epoch, 2 FROM task WHERE success_worker IS NOT NULL\
-                        ) AS ended WHERE project = $1 ORDER BY epoch";
+        let attempts = "SELECT {array}({hex:task_id}, epoch, outcome, verdict, retry_time, number) FROM (\
+                        SELECT project, task_id, epoch, outcome, verdict, retry_time, number FROM attempt \
+                        UNION ALL SELECT project, id, epoch, 2, NULL, NULL, NULL FROM task \
+                        WHERE success_worker IS NOT NULL) AS ended WHERE project = $1 ORDER BY epoch";
         let journal = "SELECT {array}(revision, time, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
                        FROM journal WHERE project = $1 ORDER BY revision";
         let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
@@ -630,6 +652,7 @@ impl Facts {
         let mut state = None;
         let mut epoch = 0;
         let mut ended: Vec<(i64, i64)> = Vec::new();
+        let mut went_on: Vec<i64> = Vec::new();
         let mut last = Snapshot::default();
         for row in rows {
             let to = row.to_state.unwrap_or_default();
@@ -647,6 +670,7 @@ impl Facts {
                 && let Some(outcome) = outcome_of(row.kind)
             {
                 ended.push((epoch, outcome));
+                went_on.push(to);
             }
             state = Some(to);
         }
@@ -659,6 +683,11 @@ impl Facts {
             format!("task {id} is {now:?}, its journal says {folded:?}")
         });
         let attempts = self.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
+        for (attempt, to) in attempts.iter().zip(&went_on) {
+            found.unless(attempt.is_decided_as(*to), Rule::DecisionsKept, || {
+                format!("task {id} went on to state {to} after {attempt:?}")
+            });
+        }
         let attempts: Vec<(i64, i64)> = attempts.iter().map(|a| (a.epoch, a.outcome)).collect();
         found.unless(deleted || attempts == ended, Rule::DenseEpochs, || {
             format!("task {id} has the attempts {attempts:?}, its journal says {ended:?}")
