@@ -110,6 +110,19 @@ pub enum Error {
         /// How many there may be.
         limit: i64,
     },
+    /// The dead letter was retried as often as it may be.
+    #[error(
+        "{name} was retried {count} times, the limit is {limit}; mark it processed, and submit a new task if the work \
+         is still wanted"
+    )]
+    ReplayLimit {
+        /// The dead letter.
+        name: String,
+        /// How often it was retried.
+        count: i32,
+        /// How often it may be.
+        limit: i32,
+    },
     /// Too many streams are open.
     #[error("{limit} streams are open, which is the limit; close some")]
     TooManyStreams {

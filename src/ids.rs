@@ -82,6 +82,11 @@ pub fn worker_name(project: &ProjectId, worker: &str) -> String {
     format!("projects/{project}/workers/{worker}")
 }
 
+/// The resource name of the dead letter of a task.
+pub fn dead_letter_name(project: &ProjectId, task: TaskId) -> String {
+    format!("projects/{project}/deadLetters/{task}")
+}
+
 /// The resource name of a bulk job.
 pub fn bulk_job_name(project: &ProjectId, job: BulkJobId) -> String {
     format!("projects/{project}/bulkJobs/{job}")

@@ -14,6 +14,7 @@ mod m20261124_000002_lists;
 mod m20261124_000003_estimates;
 mod m20261124_000004_answers;
 mod m20261125_000005_retry_policies;
+mod m20261125_000006_dead_letters;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000003_estimates::Migration),
             Box::new(m20261124_000004_answers::Migration),
             Box::new(m20261125_000005_retry_policies::Migration),
+            Box::new(m20261125_000006_dead_letters::Migration),
         ]
     }
 }

@@ -16,7 +16,7 @@ use super::{Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PageTokens, Streams};
 use crate::{
     app::App,
     pb::{
-        self, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
+        self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
         retry_service_server::RetryServiceServer, task_service_server::TaskServiceServer,
         worker_service_server::WorkerServiceServer,
     },
@@ -30,6 +30,7 @@ pub struct Services {
     retries: RetryServiceServer<Api>,
     workers: WorkerServiceServer<Api>,
     projects: ProjectServiceServer<Api>,
+    dead_letters: DeadLetterServiceServer<Api>,
     others: Routes,
 }
 
@@ -60,6 +61,7 @@ impl Services {
             retries: limited!(RetryServiceServer),
             workers: limited!(WorkerServiceServer),
             projects: limited!(ProjectServiceServer),
+            dead_letters: limited!(DeadLetterServiceServer),
             others: others.routes(),
         })
     }
@@ -87,6 +89,7 @@ impl Service<Request<Body>> for Services {
             RetryServiceServer::<Api>::NAME => self.retries.call(request),
             WorkerServiceServer::<Api>::NAME => self.workers.call(request),
             ProjectServiceServer::<Api>::NAME => self.projects.call(request),
+            DeadLetterServiceServer::<Api>::NAME => self.dead_letters.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

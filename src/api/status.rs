@@ -205,6 +205,12 @@ fn answer(error: &Error) -> Answer {
             metadata.extend(values);
             (Code::ResourceExhausted, ErrorReason::QuotaExceeded)
         }
+        Error::ReplayLimit { name, count, limit } => {
+            let text = format!("was retried {count} times, the limit is {limit}");
+            details.add_precondition_failure_violation("REPLAY_LIMIT", cut_ref(name), text);
+            metadata.extend([("name", name.clone()), ("count", count.to_string()), ("limit", limit.to_string())]);
+            (Code::FailedPrecondition, ErrorReason::ReplayLimitReached)
+        }
         Error::TooManyStreams { limit } => {
             metadata.push(("limit", limit.to_string()));
             details.set_retry_info(Some(LATER));
@@ -300,6 +306,7 @@ mod tests {
             Error::InUse { name: text(), by: text() },
             Error::QuotaExceeded { project: text(), what: "retry policies", limit: 1 },
             Error::TooManyStreams { limit: 1 },
+            Error::ReplayLimit { name: text(), count: 10, limit: 10 },
             Error::Overloaded,
             Error::StorageFull,
             Error::SlowConsumer(Duration::from_secs(60)),
@@ -341,6 +348,7 @@ mod tests {
             Error::Internal(_) => 22,
             Error::InUse { .. } => 23,
             Error::QuotaExceeded { .. } => 24,
+            Error::ReplayLimit { .. } => 25,
         }
     }
     const VARIANTS: usize = 25;

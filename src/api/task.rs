@@ -106,7 +106,12 @@ impl TaskService for Api {
             let tokens = self.page_tokens.of("ListAttempts", &[&task_name(&project, id)]);
             let after = tokens.read(&page_token)?.unwrap_or(0);
             let page = self.app.list_attempts(&project, id, after, limit).await?;
-            let mut attempts: Vec<_> = page.attempts.iter().map(|a| convert::task::attempt(&project, a)).collect();
+            let of_replay = |epoch| page.replayed_at.is_some_and(|replayed_at| epoch > replayed_at);
+            let mut attempts: Vec<_> = page
+                .attempts
+                .iter()
+                .map(|a| convert::task::attempt(&project, a, of_replay(a.epoch).then_some(id)))
+                .collect();
             let fitting = convert::page::fitting(&attempts);
             let mut next = page.next;
             if fitting < attempts.len() {

@@ -1,4 +1,4 @@
-//! Bulk jobs as callers see them: start, look, follow, cancel. The work itself is in `bulk_run`.
+//! Bulk jobs as callers see them: start, look, follow, cancel. The work itself is in `bulk_run` and `bulk_retry`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     context::Caller,
     domain::{
-        bulk_job::{BulkAction, BulkJob, BulkState},
+        bulk_job::{BulkAction, BulkJob, BulkRetry, BulkState},
         event::ResourceKind,
         filter::Filter,
         task::Micros,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Most tasks named in a preview.
-const SAMPLE: usize = 100;
+pub(super) const SAMPLE: usize = 100;
 /// A watcher sees progress this late at most: about as often as a batch ends.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -42,6 +42,20 @@ pub struct BulkPreview {
     pub matched_count: i64,
     /// Some of them.
     pub sample: Vec<TaskId>,
+}
+
+/// A job to be started.
+pub(super) struct NewJob {
+    /// What it does.
+    pub(super) action: BulkAction,
+    /// To which tasks, as written.
+    pub(super) filter: String,
+    /// Why.
+    pub(super) reason: String,
+    /// How many there are.
+    pub(super) matched_count: i64,
+    /// How it retries dead letters.
+    pub(super) retry: Option<BulkRetry>,
 }
 
 impl App {
@@ -62,11 +76,19 @@ impl App {
         if !force {
             return Ok(BulkPreview { job: None, matched_count, sample });
         }
+        let new = NewJob { action, filter: filter_text, reason, matched_count, retry: None };
+        let job = self.start_job(caller, project, new).await?;
+        Ok(BulkPreview { job: Some(job), matched_count, sample })
+    }
+
+    /// Starts a job.
+    pub(super) async fn start_job(&self, caller: &Caller, project: &ProjectId, new: NewJob) -> Result<BulkJob> {
+        let NewJob { action, filter, reason, matched_count, retry } = new;
         let job = BulkJob {
             project: project.clone(),
             id: BulkJobId(Uuid::now_v7()),
             action,
-            filter: filter_text,
+            filter,
             reason,
             state: BulkState::Running,
             matched_count,
@@ -78,10 +100,11 @@ impl App {
             create_time: 0,
             update_time: 0,
             finish_time: None,
+            retry,
         };
         let job = self.write(StartJob { caller: caller.clone(), job }).await?;
         self.hub().journal_moved(project);
-        Ok(BulkPreview { job: Some(job), matched_count, sample })
+        Ok(job)
     }
 
     /// How many tasks an action would change, and some of them.
@@ -205,6 +228,7 @@ impl NamedWrite for StartJob {
             "filter": [null, job.filter],
             "reason": [null, job.reason],
             "matched_count": [null, job.matched_count],
+            "rate": [null, job.retry.as_ref().map(|retry| retry.rate)],
         });
         let name = bulk_job_name(&job.project, job.id);
         let entry = Entry::of_resource(ResourceKind::BulkJobStarted, name, now, Some(diff.to_string()), &self.caller);

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     App,
     bulk_job::journal_end,
+    committer::ReplayWish,
     named_write::{Done, NamedWrite, Stop},
     task::TaskChange,
 };
@@ -33,26 +34,26 @@ use crate::{
     ids::{TaskId, bulk_job_name},
     store::{
         Tx,
-        bulk_jobs::{self, Claimed},
+        bulk_jobs::{self, Claimed, Kind},
         tasks,
     },
 };
 
 /// Tasks changed in one go.
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 /// Tasks looked at in one statement: a few tens of milliseconds when none of them matches.
-const STRETCH: i64 = 5_000;
+pub(super) const STRETCH: i64 = 5_000;
 /// How long a job is worked on before the next one has its turn.
-const TURN: Duration = Duration::from_secs(5);
+pub(super) const TURN: Duration = Duration::from_secs(5);
 
 impl App {
     /// Works a turn on the job that made no progress for longest. Answers whether there was one.
     pub async fn work_on_bulk_job(&self) -> Result<bool> {
-        let Some(claimed) = self.write(ClaimNext).await? else { return Ok(false) };
+        let Some(claimed) = self.write(ClaimNext(Kind::Swift)).await? else { return Ok(false) };
         let job = &claimed.job;
         match Filter::parse(&job.filter) {
             Ok(filter) => {
-                let filter = filter.and(Node::Or(job.action.targets().into()));
+                let filter = filter.and(Node::Or(job.action.targets()));
                 let caller = caller_of(job);
                 Turn { app: self, claimed, filter, caller, stretch: None }.work().await?;
             }
@@ -62,7 +63,7 @@ impl App {
         Ok(true)
     }
 
-    async fn end_bulk_job(&self, claimed: Claimed, end: BulkState, error_message: String) -> Result<()> {
+    pub(super) async fn end_bulk_job(&self, claimed: Claimed, end: BulkState, error_message: String) -> Result<()> {
         let project = claimed.job.project.clone();
         self.write(EndJob { claimed, end, error_message }).await?;
         self.hub().journal_moved(&project);
@@ -71,7 +72,7 @@ impl App {
 }
 
 /// The changes a job makes are its owner's, and say which job made them.
-fn caller_of(job: &BulkJob) -> Caller {
+pub(super) fn caller_of(job: &BulkJob) -> Caller {
     Caller::new(CallerInfo {
         principal: Arc::from(job.owner.as_str()),
         request_id: String::new(),
@@ -220,31 +221,35 @@ fn position(task: &Task) -> Position {
     Position { create_time: task.spec.create_time, id: task.id }
 }
 
-fn change_of(job: &BulkJob) -> TaskChange {
+pub(super) fn change_of(job: &BulkJob) -> TaskChange {
     match job.action {
         BulkAction::Cancel => TaskChange::Cancel { reason: job.reason.clone() },
         BulkAction::Purge => TaskChange::Purge,
+        // Another loop does that (`bulk_retry`).
+        BulkAction::Retry => TaskChange::Replay(ReplayWish { bulk_job: Some(job.id), ..ReplayWish::default() }),
     }
 }
 
 /// What became of a batch.
 #[derive(Debug, Default)]
-struct Tally {
-    done: i64,
-    skipped: i64,
+pub(super) struct Tally {
+    pub(super) done: i64,
+    pub(super) skipped: i64,
     /// The place of the first task that could not be handled, and why. Tasks behind it that were changed count as done:
     /// they no longer match when the job comes back.
-    stopped: Option<(usize, Error)>,
+    pub(super) stopped: Option<(usize, Error)>,
 }
 
 impl Tally {
-    fn of<T>(results: &[Result<T>]) -> Self {
+    pub(super) fn of<T>(results: &[Result<T>]) -> Self {
         let mut tally = Self::default();
         for (place, result) in results.iter().enumerate() {
             match result {
                 Ok(_) => tally.done += 1,
-                // Somebody else changed or deleted it since it was read.
-                Err(Error::StateConflict { .. } | Error::NotFound { .. }) => tally.skipped += 1,
+                // Somebody else changed or deleted it since it was read, or it was retried often enough.
+                Err(Error::StateConflict { .. } | Error::NotFound { .. } | Error::ReplayLimit { .. }) => {
+                    tally.skipped += 1
+                }
                 Err(error) if tally.stopped.is_none() => tally.stopped = Some((place, error.clone())),
                 Err(_) => {}
             }
@@ -254,7 +259,7 @@ impl Tally {
 }
 
 /// Whether the same change may well succeed a little later.
-fn is_passing(error: &Error) -> bool {
+pub(super) fn is_passing(error: &Error) -> bool {
     matches!(
         error,
         Error::Overloaded
@@ -267,22 +272,22 @@ fn is_passing(error: &Error) -> bool {
     )
 }
 
-struct ClaimNext;
+pub(super) struct ClaimNext(pub(super) Kind);
 
 impl NamedWrite for ClaimNext {
     const NAME: &'static str = "claim-bulk-job";
     type Answer = Option<Claimed>;
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
-        Ok(match bulk_jobs::claim_next(tx).await? {
+        Ok(match bulk_jobs::claim_next(tx, self.0).await? {
             Some(claimed) => Done::Commit(Some(claimed)),
             None => Done::Nothing(None),
         })
     }
 }
 
-struct SaveJob {
-    claimed: Claimed,
+pub(super) struct SaveJob {
+    pub(super) claimed: Claimed,
 }
 
 impl NamedWrite for SaveJob {
@@ -296,8 +301,8 @@ impl NamedWrite for SaveJob {
     }
 }
 
-struct ReleaseJob {
-    claimed: Claimed,
+pub(super) struct ReleaseJob {
+    pub(super) claimed: Claimed,
 }
 
 impl NamedWrite for ReleaseJob {

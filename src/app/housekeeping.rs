@@ -1,5 +1,6 @@
 //! Takes away what nobody asks for any more: answers under idempotency keys after a day, incarnations of workers after an
-//! hour. In small batches, each in a transaction of its own, so that nobody waits for it.
+//! hour. And gives their fingerprint to dead letters that an older version wrote. In small batches, each in a transaction
+//! of its own, so that nobody waits for it.
 
 use super::{
     App,
@@ -8,7 +9,7 @@ use super::{
 use crate::{
     domain::task::{Micros, SECOND},
     error::Result,
-    store::{Tx, idempotency, workers},
+    store::{Tx, dead_letters, idempotency, workers},
 };
 
 /// How long a repeated request is given the first one's answer. A promise of the API.
@@ -29,6 +30,11 @@ impl App {
         }
         for _ in 0..MAX_BATCHES {
             if self.draining().is_cancelled() || !self.write(PurgeIncarnations).await? {
+                break;
+            }
+        }
+        for _ in 0..MAX_BATCHES {
+            if self.draining().is_cancelled() || !self.write(FillFingerprints).await? {
                 break;
             }
         }
@@ -58,6 +64,21 @@ impl NamedWrite for PurgeIncarnations {
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<bool>, Stop> {
         Ok(Done::Commit(is_full(workers::purge(tx, BATCH).await?)))
+    }
+}
+
+struct FillFingerprints;
+
+impl NamedWrite for FillFingerprints {
+    const NAME: &'static str = "fill-fingerprints";
+    /// Whether there may be more.
+    type Answer = bool;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<bool>, Stop> {
+        Ok(match dead_letters::fill_fingerprints(tx, BATCH).await? {
+            0 => Done::Nothing(false),
+            filled => Done::Commit(is_full(filled)),
+        })
     }
 }
 

@@ -3,8 +3,10 @@
 
 pub mod activity;
 pub mod bulk_job;
+mod bulk_retry;
 mod bulk_run;
 pub mod committer;
+pub mod dead_letter;
 mod housekeeping;
 mod lookup;
 mod named_write;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use super::committer::{Action, Answer, IdempotencyKey, NewSubmit, Submitted};
+pub use super::committer::{Action, Answer, IdempotencyKey, NewSubmit, ReplayWish, Submitted};
 use super::{
     App,
     committer::{Command, Item, Reply},
@@ -21,7 +21,7 @@ use crate::{
     },
     error::{Error, Result},
     ids::{ProjectId, TaskId},
-    store::{journal, tasks},
+    store::{dead_letters, journal, tasks},
 };
 
 /// A page of tasks.
@@ -42,6 +42,8 @@ pub struct AttemptPage {
     pub attempts: Vec<Attempt>,
     /// The epoch after which the next page goes on; none at the end.
     pub next: Option<i64>,
+    /// Attempts with a higher epoch came of a replay of the dead letter; none if it was never retried.
+    pub replayed_at: Option<i64>,
 }
 
 /// What an operator does to a task.
@@ -54,6 +56,8 @@ pub enum TaskChange {
     },
     /// Open it again.
     Retry,
+    /// Retry its dead letter.
+    Replay(ReplayWish),
     /// Make it due now.
     RunNow,
     /// Change what may change.
@@ -147,7 +151,8 @@ impl App {
         let more = attempts.len() > limit;
         attempts.truncate(limit);
         let next = attempts.last().filter(|_| more).map(|attempt| attempt.epoch);
-        Ok(AttemptPage { attempts, next })
+        let replayed_at = dead_letters::first_replay(self.store(), project, id).await?;
+        Ok(AttemptPage { attempts, next, replayed_at })
     }
 
     /// Changes one task. Answers it as it is then; none once it is deleted.
@@ -165,7 +170,7 @@ impl App {
         }
         let allow_missing = matches!(change, TaskChange::Delete { allow_missing: true });
         let deletes = matches!(change, TaskChange::Delete { .. } | TaskChange::Purge);
-        let items = vec![Item { task: id, action: action(change), etag }];
+        let items = vec![Item { task: id, action: action(caller, change), etag }];
         match self.change(caller, project, items).await?.pop() {
             Some(Err(Error::NotFound { .. })) if allow_missing => Ok(None),
             Some(outcome) => outcome.map(|task| (!deletes).then(|| Arc::unwrap_or_clone(task))),
@@ -180,8 +185,8 @@ impl App {
         project: &ProjectId,
         changes: Vec<(TaskId, TaskChange)>,
     ) -> Result<Vec<Result<Arc<Task>>>> {
-        let items =
-            changes.into_iter().map(|(task, change)| Item { task, action: action(change), etag: None }).collect();
+        let item = |(task, change)| Item { task, action: action(caller, change), etag: None };
+        let items = changes.into_iter().map(item).collect();
         self.change(caller, project, items).await
     }
 
@@ -232,10 +237,11 @@ impl App {
     }
 }
 
-fn action(change: TaskChange) -> Action {
+fn action(caller: &Caller, change: TaskChange) -> Action {
     match change {
         TaskChange::Cancel { reason } => Action::Cancel { reason },
-        TaskChange::Retry => Action::Retry,
+        TaskChange::Retry => Action::Retry { owner: caller.principal.clone(), replay: None },
+        TaskChange::Replay(wish) => Action::Retry { owner: caller.principal.clone(), replay: Some(wish) },
         TaskChange::RunNow => Action::RunNow,
         TaskChange::Update(patch) => Action::Update(patch),
         TaskChange::Delete { .. } => Action::Delete { with_dead_letter: false },

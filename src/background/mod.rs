@@ -4,6 +4,7 @@
 //! [`Driver`] gives each loop a task of its own and never lets it end: an error or a panic is logged when it first
 //! happens and when it is over, and the loop goes on after its period. A stop lets a tick that runs come to its end.
 
+mod bulk_retrier;
 mod bulk_runner;
 mod feed_tailer;
 mod housekeeping;
@@ -60,6 +61,7 @@ impl Driver {
             .with(feed_tailer::FeedTailer)
             .with(queue_sampler::QueueSampler)
             .with(bulk_runner::BulkRunner)
+            .with(bulk_retrier::BulkRetrier)
             .with(housekeeping::Housekeeping)
     }
 

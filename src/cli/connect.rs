@@ -15,7 +15,7 @@ use tonic::{
 
 use super::failure::Usage;
 use crate::pb::{
-    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
+    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
     retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
     worker_service_client::WorkerServiceClient,
 };
@@ -163,6 +163,11 @@ impl Api {
     /// Workers.
     pub fn workers(&self) -> WorkerServiceClient<Transport> {
         WorkerServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Dead letters.
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Transport> {
+        DeadLetterServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Projects.

@@ -86,6 +86,28 @@ Examples:
   tasktower task update 0199a3b25c11 --run-at +1h --label team=core --label old-
   tasktower task update 0199a3b25c11 --expire-at never";
 
+pub const DEAD_LETTER_LIST: &str = "\
+Examples:
+  tasktower dead-letter list
+  tasktower dlq list --filter 'state = OPEN AND error.message:\"timeout\"' -o wide
+  tasktower dlq list --filter 'fingerprint = \"5f0c3a9b12d4e687\"' --limit 0 -o name";
+
+pub const DEAD_LETTER_RETRY: &str = "\
+Examples:
+  tasktower dead-letter retry 0199a3b25c11
+  tasktower dlq retry 0199a3b25c11 --input '{\"to\":\"b@example.org\"}'
+  tasktower dlq retry 0199a3b25c11 --dry-run";
+
+pub const DEAD_LETTER_BULK_RETRY: &str = "\
+Examples:
+  tasktower dead-letter bulk-retry --filter 'queue = \"email\"' --dry-run
+  tasktower dlq bulk-retry --filter 'queue = \"email\"' --rate 50 --max-failures 20 --yes
+  tasktower dlq bulk-retry 0199a3b25c11 0199a3b25c12 --rate 1
+
+A job does the work, on the server: it goes on when this command is stopped. Follow it with
+`tasktower bulk-job watch`, stop it with `tasktower bulk-job cancel`.
+Exit code 0 when it SUCCEEDED, 3 when it stopped by itself or was cancelled.";
+
 pub const QUEUE_SET: &str = "\
 Examples:
   tasktower queue set email --max-running 20 --rate 100/s

@@ -6,6 +6,7 @@
 mod bench;
 mod bulk_job;
 mod connect;
+mod dead_letter;
 pub mod demo;
 pub mod dev;
 mod exec;
@@ -107,6 +108,9 @@ enum Command {
     /// Work on many tasks that is under way
     #[command(subcommand)]
     BulkJob(bulk_job::BulkJobCommand),
+    /// Tasks that failed for good: look at them, count, retry, put aside
+    #[command(subcommand, visible_alias = "dlq")]
+    DeadLetter(dead_letter::DeadLetterCommand),
     /// Measure a server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -170,6 +174,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
+        Command::DeadLetter(command) => dead_letter::run(&context()?, command).await,
         Command::Bench(command) => bench::run(&context()?, command).await,
     }
 }
@@ -203,6 +208,10 @@ mod tests {
             "tasktower retry-policy create flaky --settings {} --task-type email.send",
             "tasktower retry-policy evaluate flaky --error-type SmtpTimeout --attempt 3",
             "tasktower retry-policy stats --since -2h",
+            "tasktower dead-letter list --filter state=OPEN -o wide",
+            "tasktower dlq retry abcd --input {} --dry-run",
+            "tasktower dlq bulk-retry --filter * --rate 50 --max-failures 20 --window 2m --force",
+            "tasktower dlq mark-processed abcd ef01 --reason fixed",
             "tasktower migrate up",
             "tasktower bench lifecycle --tasks 10 --workers 2 --batch 5 --endpoint localhost:1 --json",
         ] {
@@ -219,6 +228,9 @@ mod tests {
             "tasktower task submit a --timeout 30",
             "tasktower task cancel",
             "tasktower task cancel abcd --filter x=1",
+            "tasktower dlq bulk-retry",
+            "tasktower dlq bulk-retry abcd --filter *",
+            "tasktower dlq mark-processed abcd",
             "tasktower list -o xml",
         ] {
             assert!(parse_line(line).is_err(), "{line}");

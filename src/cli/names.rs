@@ -23,7 +23,7 @@ pub fn project(text: &str) -> anyhow::Result<String> {
     Ok(format!("projects/{id}"))
 }
 
-/// `email` or the whole name, as the whole name. `collection` is `queues`, `workers` or `bulkJobs`.
+/// `email` or the whole name, as the whole name. `collection` is `queues`, `workers`, `bulkJobs` or `deadLetters`.
 pub fn child(project: &str, collection: &str, text: &str) -> anyhow::Result<String> {
     if text.starts_with("projects/") {
         return match text.split('/').collect::<Vec<_>>()[..] {
@@ -78,6 +78,14 @@ pub async fn task(api: &Api, project: &str, text: &str) -> anyhow::Result<String
             )))
         }
     }
+}
+
+/// The whole name of a dead letter, given by name, or as its task may be given.
+pub async fn dead_letter(api: &Api, project: &str, text: &str) -> anyhow::Result<String> {
+    if text.starts_with("projects/") && text.contains("/deadLetters/") {
+        return child(project, "deadLetters", text);
+    }
+    Ok(task(api, project, text).await?.replace("/tasks/", "/deadLetters/"))
 }
 
 fn task_reference(project: &str, text: &str) -> anyhow::Result<TaskReference> {

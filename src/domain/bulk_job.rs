@@ -1,11 +1,12 @@
 //! Work on every task a filter matches.
 
 use super::{
+    dead_letter::StopRule,
     filter::{Node, Test},
     task::Micros,
     task_state::TaskState,
 };
-use crate::ids::{BulkJobId, ProjectId};
+use crate::ids::{BulkJobId, ProjectId, TaskId};
 
 /// A bulk job with its progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,23 @@ pub struct BulkJob {
     pub update_time: Micros,
     /// When it ended.
     pub finish_time: Option<Micros>,
+    /// How it retries dead letters, if that is what it does.
+    pub retry: Option<BulkRetry>,
+}
+
+/// How a job retries dead letters, and what came of it so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BulkRetry {
+    /// Entries a second.
+    pub rate: i32,
+    /// When it stops by itself.
+    pub stop: StopRule,
+    /// The entries by their tasks, if they were named; then there is no filter.
+    pub named: Option<Vec<TaskId>>,
+    /// Of the tasks retried within the window, how many had ended when the job last looked.
+    pub ended_count: i64,
+    /// Of those, how many had failed for good again.
+    pub failed_again_count: i64,
 }
 
 /// What a job does to each task. The numbers are those of the wire and of the database.
@@ -48,21 +66,24 @@ pub enum BulkAction {
     Cancel = 1,
     /// Delete it.
     Purge = 2,
+    /// Retry its dead letter.
+    Retry = 3,
 }
 
 impl BulkAction {
-    /// Which tasks it changes, in two parts; the other ones are left alone. Each part is in a table of its own, so that
-    /// they are counted apart.
-    pub fn targets(self) -> [Node; 2] {
+    /// Which tasks it changes, in parts; the other ones are left alone. Each part is in a table of its own, so that they
+    /// are counted apart. None for what walks dead letters.
+    pub fn targets(self) -> Vec<Node> {
         let state = |state| Node::Test { negated: false, test: Test::State(state) };
         match self {
-            Self::Cancel => [
+            Self::Cancel => vec![
                 Node::Or(vec![state(TaskState::Pending), state(TaskState::Retrying)]),
                 Node::And(vec![state(TaskState::Running), Node::Test { negated: true, test: Test::CancelRequested }]),
             ],
             Self::Purge => {
-                [Node::Or(vec![state(TaskState::Failed), state(TaskState::Cancelled)]), state(TaskState::Succeeded)]
+                vec![Node::Or(vec![state(TaskState::Failed), state(TaskState::Cancelled)]), state(TaskState::Succeeded)]
             }
+            Self::Retry => Vec::new(),
         }
     }
 
@@ -71,6 +92,7 @@ impl BulkAction {
         match self {
             Self::Cancel => "CANCEL",
             Self::Purge => "PURGE",
+            Self::Retry => "RETRY",
         }
     }
 }
@@ -79,7 +101,7 @@ impl TryFrom<i16> for BulkAction {
     type Error = i16;
 
     fn try_from(number: i16) -> Result<Self, i16> {
-        [Self::Cancel, Self::Purge].into_iter().find(|action| *action as i16 == number).ok_or(number)
+        [Self::Cancel, Self::Purge, Self::Retry].into_iter().find(|action| *action as i16 == number).ok_or(number)
     }
 }
 

@@ -83,6 +83,10 @@ pub enum ResourceKind {
     RetryPolicyUpdated = 111,
     /// A retry policy was deleted.
     RetryPolicyDeleted = 112,
+    /// A dead letter was marked processed.
+    DeadLetterProcessed = 120,
+    /// A processed dead letter was opened again.
+    DeadLetterReopened = 121,
 }
 
 impl TryFrom<i16> for ResourceKind {
@@ -100,6 +104,8 @@ impl TryFrom<i16> for ResourceKind {
             Self::RetryPolicyCreated,
             Self::RetryPolicyUpdated,
             Self::RetryPolicyDeleted,
+            Self::DeadLetterProcessed,
+            Self::DeadLetterReopened,
         ]
         .into_iter()
         .find(|kind| *kind as i16 == number)

@@ -1,9 +1,12 @@
 //! The rules, as functions of values: no I/O, no async, no clock and no random source of their own.
 
 pub mod bulk_job;
+pub mod dead_letter;
 pub mod etag;
 pub mod event;
 pub mod filter;
+pub mod fingerprint;
+pub mod pace;
 pub mod project;
 pub mod queue;
 pub mod retry;

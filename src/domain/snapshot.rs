@@ -8,10 +8,11 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     retry::{Retry, RetryMore},
-    task::{DEFAULT_TIMEOUT, Lease, Progress, Spec, Task, TaskError},
+    task::{DEFAULT_TIMEOUT, Lease, Payload, Progress, Spec, Task, TaskError},
     task_state::TaskState,
 };
 use crate::ids::{ProjectId, TaskId};
@@ -133,7 +134,29 @@ pub fn encode_diff(before: &Task, after: &Task) -> String {
         after: Snapshot::from(after),
         update_time: before.update_time,
         has_new_spec: !Arc::ptr_eq(&before.spec, &after.spec),
+        // Nothing else changes the input, and comparing it takes a while.
+        input: [before, after].map(|task| task.input.as_ref().filter(|_| opens_again(before, after))),
     })
+}
+
+fn opens_again(before: &Task, after: &Task) -> bool {
+    before.state.is_final() && !after.state.is_final()
+}
+
+/// What is told of an input: enough to know it again, and nothing of what is in it.
+#[derive(Serialize)]
+struct InputMark<'a> {
+    bytes: usize,
+    sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<&'a str>,
+}
+
+impl<'a> From<&'a Payload> for InputMark<'a> {
+    fn from(input: &'a Payload) -> Self {
+        let sha256 = Sha256::digest(&input.data).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { bytes: input.data.len(), sha256, media_type: input.media_type.as_deref() }
+    }
 }
 
 /// Two snapshots, written as the old values of what differs.
@@ -142,6 +165,8 @@ struct Diff<'a> {
     after: Snapshot<'a>,
     update_time: i64,
     has_new_spec: bool,
+    /// Before and after, if it was read.
+    input: [Option<&'a Payload>; 2],
 }
 
 impl Serialize for Diff<'_> {
@@ -158,6 +183,11 @@ impl Serialize for Diff<'_> {
         compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
         if self.has_new_spec {
             compare!(priority, timeout, expire_time, retry, retry_more, labels);
+        }
+        let [input, new_input] = self.input;
+        if input != new_input {
+            // Both, because the snapshot does not have the new one.
+            old.serialize_entry("input", &self.input.map(|input| input.map(InputMark::from)))?;
         }
         old.serialize_entry("update_time", &self.update_time)?;
         old.end()
@@ -281,5 +311,24 @@ mod tests {
         assert_eq!(diff, r#"{"state":1,"epoch":0,"lease":null,"priority":0,"labels":{"a":"b"},"update_time":5}"#);
         let decoded = decode(&row(2, 7), &encode(&after), Some(&diff)).unwrap();
         assert_eq!(decoded, (after, Some(before)));
+    }
+
+    #[test]
+    fn a_new_input_is_told_by_its_hash() {
+        let project = ProjectId::new("p");
+        let row = Row { project: &project, id: TaskId(uuid::Uuid::nil()), version: 2, time: 5, owner: "o" };
+        let text = r#"{"type":"t","queue":"q","create_time":1,"run_time":2,"state":5}"#;
+        let (failed, _) = decode(&row, text, None).unwrap();
+        let input = |data: &'static str| Some(Payload { media_type: None, data: data.into() });
+        let before = Task { input: input("1"), ..failed };
+        let open = |input| Task { state: TaskState::Pending, input, ..before.clone() };
+        let mark = |of: &str| format!(r#"{{"bytes":1,"sha256":"{of}"}}"#);
+        let one = mark("6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b");
+        let two = mark("d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35");
+        let diff = encode_diff(&before, &open(input("2")));
+        assert_eq!(diff, format!(r#"{{"state":5,"input":[{one},{two}],"update_time":5}}"#));
+        assert_eq!(encode_diff(&before, &open(input("1"))), r#"{"state":5,"update_time":5}"#);
+        let (after, again) = decode(&row, &encode(&open(None)), Some(&diff)).unwrap();
+        assert_eq!((after.state, again.unwrap().state), (TaskState::Pending, TaskState::Failed));
     }
 }

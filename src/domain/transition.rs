@@ -397,8 +397,8 @@ pub fn cancel(task: &Arc<Task>, reason: &str, now: Micros) -> Result<Option<Chan
     }
 }
 
-/// FAILED or CANCELLED → PENDING, attempts counted afresh, the epoch going on.
-pub fn retry(task: &Arc<Task>, now: Micros) -> Result<Change> {
+/// FAILED or CANCELLED → PENDING, attempts counted afresh, the epoch going on. With an `input` the task has that from now on.
+pub fn retry(task: &Arc<Task>, input: Option<&Payload>, now: Micros) -> Result<Change> {
     if !matches!(task.state, TaskState::Failed | TaskState::Cancelled) {
         return Err(conflict(task, "only a FAILED or CANCELLED task can be retried"));
     }
@@ -409,6 +409,7 @@ pub fn retry(task: &Arc<Task>, now: Micros) -> Result<Change> {
         spec: Arc::new(Spec { open_time: Some(now), ..(*task.spec).clone() }),
         state: TaskState::Pending,
         run_time: now,
+        input: input.or(task.input.as_ref()).cloned(),
         attempt_count: 0,
         crash_count: 0,
         error: None,
@@ -473,13 +474,13 @@ pub fn update(task: &Arc<Task>, patch: Patch, now: Micros) -> Result<Option<Chan
     Ok(Some(change(EventKind::Updated, task, after)))
 }
 
-/// A final task goes away. A FAILED one has an open dead letter and stays, unless `with_dead_letter`.
-pub fn delete(task: &Arc<Task>, with_dead_letter: bool, now: Micros) -> Result<Change> {
+/// A final task goes away. One with an open dead letter stays.
+pub fn delete(task: &Arc<Task>, has_open_dead_letter: bool, now: Micros) -> Result<Change> {
     if !task.state.is_final() {
         return Err(conflict(task, "only a final task can be deleted; cancel it first"));
     }
-    if task.state == TaskState::Failed && !with_dead_letter {
-        return Err(conflict(task, "its dead letter is open; retry the task, or purge it in bulk"));
+    if has_open_dead_letter {
+        return Err(conflict(task, "its dead letter is open; retry it, mark it processed, or purge the task in bulk"));
     }
     Ok(change(EventKind::Deleted, task, next(task, now)))
 }

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     domain::{
-        bulk_job::{BulkAction, BulkJob, BulkState},
+        bulk_job::{BulkAction, BulkJob, BulkRetry, BulkState},
+        dead_letter::StopRule,
         task::{Micros, SECOND},
         task_list::Position,
     },
@@ -26,8 +27,18 @@ const CLAIM_KEPT: Micros = 30 * SECOND;
 macro_rules! job_columns {
     () => {
         "project, id, action, filter, reason, state, matched_count, done_count, skipped_count, error_message, owner, \
-         create_time, update_time, finish_time"
+         create_time, update_time, finish_time, rate, max_failure_percent, failure_window, task_ids, ended_count, \
+         failed_again_count"
     };
+}
+
+/// What a replica claims. Each has a loop of its own, so that jobs with a pace are not kept from it by those without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Jobs that go as fast as they can.
+    Swift,
+    /// Jobs with a pace, when their next piece is due.
+    Paced,
 }
 
 /// A job this replica works on.
@@ -37,6 +48,8 @@ pub struct Claimed {
     pub job: BulkJob,
     /// The last task handled.
     pub cursor: Option<Position>,
+    /// When the next piece of a job with a pace is due; none before its first.
+    pub next_time: Option<Micros>,
     /// Proves that the claim is ours.
     claim_time: Micros,
 }
@@ -46,8 +59,9 @@ pub async fn create(tx: &mut Tx, job: &BulkJob) -> StoreResult<()> {
     let statement = Sql::new(
         "-- bulk_jobs::create
          INSERT INTO bulk_job (project, id, action, filter, reason, state, matched_count, done_count, skipped_count,
-            error_message, owner, create_time, update_time, finish_time, claim_time)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0)",
+            error_message, owner, create_time, update_time, finish_time, rate, max_failure_percent, failure_window,
+            task_ids, ended_count, failed_again_count, claim_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, NULLIF($18, ''), $19, $20, 0)",
     )
     .text(job.project.as_str())
     .id(job.id.0)
@@ -62,8 +76,24 @@ pub async fn create(tx: &mut Tx, job: &BulkJob) -> StoreResult<()> {
     .text(&job.owner)
     .int(job.create_time)
     .int(job.update_time)
-    .opt_int(job.finish_time);
+    .opt_int(job.finish_time)
+    .opt_int(job.retry.as_ref().map(|retry| retry.rate.into()))
+    .opt_int(job.retry.as_ref().map(|retry| retry.stop.max_failure_percent.into()))
+    .opt_int(job.retry.as_ref().map(|retry| retry.stop.window))
+    .text(&job.retry.as_ref().and_then(|retry| retry.named.as_deref()).map(encode_ids).unwrap_or_default())
+    .opt_int(job.retry.as_ref().map(|retry| retry.ended_count))
+    .opt_int(job.retry.as_ref().map(|retry| retry.failed_again_count));
     tx.execute(statement).await
+}
+
+/// Ids as they are kept: 32 digits each, one after the other.
+fn encode_ids(ids: &[TaskId]) -> String {
+    ids.iter().map(|id| id.0.simple().to_string()).collect()
+}
+
+fn decode_ids(text: &str) -> StoreResult<Vec<TaskId>> {
+    let ids = text.as_bytes().chunks(uuid::fmt::Simple::LENGTH).map(|digits| uuid::Uuid::try_parse_ascii(digits));
+    ids.map(|id| id.map(TaskId).map_err(|cause| StoreError::Bug(cause.into()))).collect()
 }
 
 /// One job.
@@ -76,7 +106,7 @@ pub async fn get(store: &Store, project: &ProjectId, id: BulkJobId) -> StoreResu
     first(&store.fetch(statement.text(project.as_str()).id(id.0)).await?)
 }
 
-/// Jobs older than a place in the list, newest first.
+/// Jobs older than a place in the list, newest first; those of actions that this version knows.
 pub async fn list(
     store: &Store,
     project: &ProjectId,
@@ -86,7 +116,7 @@ pub async fn list(
     let statement = Sql::new(concat!(
         "-- bulk_jobs::list\nSELECT ",
         job_columns!(),
-        " FROM bulk_job WHERE project = $1 AND (create_time, id) < ($2, $3)
+        " FROM bulk_job WHERE project = $1 AND (create_time, id) < ($2, $3) AND action IN (1, 2, 3)
          ORDER BY create_time DESC, id DESC LIMIT $4"
     ));
     let (time, id) = after.unwrap_or((i64::MAX, BulkJobId(uuid::Uuid::max())));
@@ -94,29 +124,34 @@ pub async fn list(
     rows.iter().map(|row| decode(&mut Reader::new(row))).collect()
 }
 
+/// Claims one job of some actions. The subquery stands after an equals sign, so it runs once: its LIMIT would not hold if it
+/// ran for each row. A job of an action that this version does not know is left to those that do.
+macro_rules! claim_next {
+    ($actions:literal, $lock:literal) => {
+        concat!(
+            "-- bulk_jobs::claim_next
+             UPDATE bulk_job SET claim_time = $1 WHERE (project, id) = (
+                SELECT project, id FROM bulk_job WHERE state = 1 AND claim_time < $2 AND ",
+            $actions,
+            " ORDER BY update_time, id LIMIT 1",
+            $lock,
+            ") RETURNING ",
+            job_columns!(),
+            ", cursor_time, cursor_id, next_time"
+        )
+    };
+}
+
 /// Takes the job that nobody works on and that made no progress for longest, of any project.
-pub async fn claim_next(tx: &mut Tx) -> StoreResult<Option<Claimed>> {
+pub async fn claim_next(tx: &mut Tx, kind: Kind) -> StoreResult<Option<Claimed>> {
     let now = tx.now();
-    // The subquery stands after an equals sign, so it runs once: its LIMIT would not hold if it ran for each row.
-    let statement = Sql::new(if tx.is_postgres() {
-        concat!(
-            "-- bulk_jobs::claim_next
-             UPDATE bulk_job SET claim_time = $1 WHERE (project, id) = (
-                SELECT project, id FROM bulk_job WHERE state = 1 AND claim_time < $2
-                ORDER BY update_time, id LIMIT 1 FOR UPDATE SKIP LOCKED
-             ) RETURNING ",
-            job_columns!(),
-            ", cursor_time, cursor_id"
-        )
-    } else {
-        concat!(
-            "-- bulk_jobs::claim_next
-             UPDATE bulk_job SET claim_time = $1 WHERE (project, id) = (
-                SELECT project, id FROM bulk_job WHERE state = 1 AND claim_time < $2 ORDER BY update_time, id LIMIT 1
-             ) RETURNING ",
-            job_columns!(),
-            ", cursor_time, cursor_id"
-        )
+    let statement = Sql::new(match (kind, tx.is_postgres()) {
+        (Kind::Swift, true) => claim_next!("action IN (1, 2)", " FOR UPDATE SKIP LOCKED"),
+        (Kind::Swift, false) => claim_next!("action IN (1, 2)", ""),
+        (Kind::Paced, true) => {
+            claim_next!("action = 3 AND (next_time IS NULL OR next_time <= $1)", " FOR UPDATE SKIP LOCKED")
+        }
+        (Kind::Paced, false) => claim_next!("action = 3 AND (next_time IS NULL OR next_time <= $1)", ""),
     });
     let rows = tx.fetch(statement.int(now).int(now - CLAIM_KEPT)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -124,7 +159,7 @@ pub async fn claim_next(tx: &mut Tx) -> StoreResult<Option<Claimed>> {
     let job = decode(&mut r)?;
     let (time, id): (Option<Micros>, Option<uuid::Uuid>) = (r.get()?, r.get()?);
     let cursor = time.zip(id).map(|(create_time, id)| Position { create_time, id: TaskId(id) });
-    Ok(Some(Claimed { job, cursor, claim_time: now }))
+    Ok(Some(Claimed { job, cursor, next_time: r.get()?, claim_time: now }))
 }
 
 /// Saves how far a job is and renews the claim. Answers the state the job is in now: another than RUNNING when it was
@@ -143,7 +178,7 @@ async fn update(tx: &mut Tx, claimed: &mut Claimed, claim_time: Micros) -> Store
     let statement = Sql::new(
         "-- bulk_jobs::save
          UPDATE bulk_job SET done_count = $4, skipped_count = $5, cursor_time = $6, cursor_id = $7, update_time = $8,
-            claim_time = $9
+            claim_time = $9, next_time = $10, ended_count = $11, failed_again_count = $12
          WHERE project = $1 AND id = $2 AND claim_time = $3 RETURNING state",
     );
     let cursor = claimed.cursor;
@@ -157,7 +192,10 @@ async fn update(tx: &mut Tx, claimed: &mut Claimed, claim_time: Micros) -> Store
         .opt_int(cursor.map(|c| c.create_time))
         .opt_id(cursor.map(|c| c.id.0))
         .int(now)
-        .int(claim_time);
+        .int(claim_time)
+        .opt_int(claimed.next_time)
+        .opt_int(job.retry.as_ref().map(|retry| retry.ended_count))
+        .opt_int(job.retry.as_ref().map(|retry| retry.failed_again_count));
     let rows = tx.fetch(statement).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     job.state = state(Reader::new(row).get()?)?;
@@ -240,7 +278,23 @@ fn decode(r: &mut Reader<'_>) -> StoreResult<BulkJob> {
         create_time: r.get()?,
         update_time: r.get()?,
         finish_time: r.get()?,
+        retry: decode_retry(r)?,
     })
+}
+
+fn decode_retry(r: &mut Reader<'_>) -> StoreResult<Option<BulkRetry>> {
+    let (rate, max_failure_percent): (Option<i32>, Option<i32>) = (r.get()?, r.get()?);
+    let window: Option<Micros> = r.get()?;
+    let named: Option<String> = r.get()?;
+    let (ended_count, failed_again_count): (Option<i64>, Option<i64>) = (r.get()?, r.get()?);
+    let named = named.as_deref().map(decode_ids).transpose()?;
+    Ok(rate.map(|rate| BulkRetry {
+        rate,
+        stop: StopRule { max_failure_percent: max_failure_percent.unwrap_or(0), window: window.unwrap_or(0) },
+        named,
+        ended_count: ended_count.unwrap_or(0),
+        failed_again_count: failed_again_count.unwrap_or(0),
+    }))
 }
 
 fn state(number: i16) -> StoreResult<BulkState> {

@@ -1,4 +1,5 @@
-//! A filter as a SQL condition over a task `t` with its place in the queue `r` and its lease `l`, both left-joined.
+//! A filter as a SQL condition over a task `t` with its place in the queue `r` and its lease `l`, both left-joined; or
+//! over a dead letter `d`.
 //!
 //! A statement may begin at another table that holds one row for each task it is about, all of one state. That is its
 //! [`Start`]: what that row holds is tested there, so that its indexes can be used and the task need not be read.
@@ -13,15 +14,20 @@
 use sea_orm::DatabaseBackend;
 use sea_orm::sea_query::extension::sqlite::SqliteExpr;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func, LikeExpr};
+use uuid::Uuid;
 
 use crate::domain::{
-    filter::{Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest, TimeField},
+    dead_letter::DeadLetterState,
+    filter::{
+        ChoiceField, Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest, TimeField,
+    },
     task_state::TaskState,
 };
 
 const TASK: &str = "t";
 const READY: &str = "r";
 const LEASE: &str = "l";
+const DEAD_LETTER: &str = "d";
 
 /// The live state: a lease means RUNNING (2), a place in the queue holds the waiting state, and only a task without
 /// either holds its own.
@@ -49,9 +55,21 @@ impl Start {
     }
 }
 
-/// The condition for a WHERE.
+/// The condition for a WHERE, over tasks.
 pub(super) fn condition(filter: &Filter, start: &Start, backend: DatabaseBackend) -> Condition {
-    Translation { start, dialect: Dialect::of(backend) }.node(filter.root())
+    Translation { source: Source::Task(start), dialect: Dialect::of(backend) }.node(filter.root())
+}
+
+/// The condition for a WHERE, over dead letters.
+pub(super) fn dead_letter_condition(filter: &Filter, backend: DatabaseBackend) -> Condition {
+    Translation { source: Source::DeadLetter, dialect: Dialect::of(backend) }.node(filter.root())
+}
+
+/// Where the values are.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Task(&'a Start),
+    DeadLetter,
 }
 
 /// What differs between the databases.
@@ -70,7 +88,7 @@ impl Dialect {
 
 /// What a condition is written for.
 struct Translation<'a> {
-    start: &'a Start,
+    source: Source<'a>,
     dialect: Dialect,
 }
 
@@ -88,43 +106,37 @@ impl Translation<'_> {
 
     /// The test; NULL or false where it does not hold.
     fn positive(&self, test: &Test) -> Expr {
-        let dialect = self.dialect;
+        match self.source {
+            Source::Task(start) => self.of_task(start, test),
+            Source::DeadLetter => self.of_dead_letter(test),
+        }
+    }
+
+    fn of_task(&self, start: &Start, test: &Test) -> Expr {
         match test {
-            Test::State(state) => match self.start.state {
+            Test::State(state) => match start.state {
                 Some(known) => Expr::cust(if known == *state { "(1 = 1)" } else { "(1 = 0)" }),
                 None => Expr::cust(STATE).eq(state.number()),
             },
             Test::CancelRequested => Expr::col((LEASE, "cancel_time")).is_not_null(),
-            Test::Project(project) => self.start.column("project").eq(project.as_str()),
-            Test::Id { lowest, highest } if lowest == highest => self.start.column("id").eq(*lowest),
-            Test::Id { lowest, highest } => self.start.column("id").between(*lowest, *highest),
+            Test::Project(project) => start.column("project").eq(project.as_str()),
+            Test::Id { lowest, highest } => between(start.column("id"), *lowest, *highest),
             Test::Int(field, relation, constant) => compare(int(*field), *relation, Expr::val(*constant)),
-            Test::Time(field, relation, constant) => compare(self.time(*field), *relation, Expr::val(*constant)),
-            Test::TimePresent(field) => self.time(*field).is_not_null(),
-            Test::Text(source, TextTest::Present) => self.text(source).is_not_null(),
-            Test::Text(source, TextTest::Compare(relation, constant)) => {
-                let text = self.text(source);
-                let text = if *relation == Relation::Equal { text } else { in_byte_order(text, dialect) };
-                compare(text, *relation, Expr::val(constant.as_str()))
-            }
-            Test::Text(source, TextTest::Matches(pattern)) => matches(self.text(source), pattern, dialect),
+            Test::Time(field, relation, constant) => compare(time(start, *field), *relation, Expr::val(*constant)),
+            Test::TimePresent(field) => time(start, *field).is_not_null(),
+            Test::Text(source, test) => match self.text(start, source) {
+                Some(text) => self.text_test(text, test),
+                None => nothing(),
+            },
+            Test::Choice(..) => nothing(),
         }
     }
 
-    fn time(&self, field: TimeField) -> Expr {
-        match field {
-            TimeField::Create => self.start.column("create_time"),
-            TimeField::Update => newest("update_time"),
-            TimeField::Run => first([READY, TASK], "run_time"),
-            TimeField::Finish => Expr::col((TASK, "finish_time")),
-            TimeField::Expire => Expr::col((TASK, "expire_time")),
-        }
-    }
-
-    fn text(&self, source: &TextSource) -> Expr {
+    fn text(&self, start: &Start, source: &TextSource) -> Option<Expr> {
         let column = match source {
-            TextSource::Label(key) => return label(key, self.dialect),
-            TextSource::Field(TextField::Worker) => return Expr::col((LEASE, "worker")),
+            TextSource::Label(key) => return Some(label(key, self.dialect)),
+            TextSource::Field(TextField::Worker) => return Some(Expr::col((LEASE, "worker"))),
+            TextSource::Field(TextField::Fingerprint) => return None,
             TextSource::Field(TextField::Type) => "type",
             TextSource::Field(TextField::Queue) => "queue",
             TextSource::Field(TextField::Owner) => "owner",
@@ -132,7 +144,71 @@ impl Translation<'_> {
             TextSource::Field(TextField::ErrorType) => "error_type",
             TextSource::Field(TextField::ErrorMessage) => "error_message",
         };
-        self.start.column(column)
+        Some(start.column(column))
+    }
+
+    fn of_dead_letter(&self, test: &Test) -> Expr {
+        let column = |name: &'static str| Expr::col((DEAD_LETTER, name));
+        match test {
+            Test::Choice(ChoiceField::DeadLetterReason, number) => column("reason").eq(*number),
+            Test::Choice(ChoiceField::DeadLetterState, number) => {
+                let time = column("process_time");
+                if *number == DeadLetterState::Open as i16 { time.is_null() } else { time.is_not_null() }
+            }
+            Test::Project(project) => column("project").eq(project.as_str()),
+            Test::Id { lowest, highest } => between(column("task_id"), *lowest, *highest),
+            Test::Time(TimeField::Create, relation, constant) => {
+                compare(column("create_time"), *relation, Expr::val(*constant))
+            }
+            Test::TimePresent(TimeField::Create) => column("create_time").is_not_null(),
+            Test::Text(TextSource::Field(field), test) => {
+                let name = match field {
+                    TextField::Type => "type",
+                    TextField::Queue => "queue",
+                    TextField::ErrorType => "error_type",
+                    TextField::ErrorMessage => "error_message",
+                    TextField::Fingerprint => "fingerprint",
+                    TextField::Owner | TextField::UniqueKey | TextField::Worker => return nothing(),
+                };
+                self.text_test(column(name), test)
+            }
+            Test::State(_)
+            | Test::CancelRequested
+            | Test::Int(..)
+            | Test::Time(..)
+            | Test::TimePresent(_)
+            | Test::Text(TextSource::Label(_), _) => nothing(),
+        }
+    }
+
+    fn text_test(&self, text: Expr, test: &TextTest) -> Expr {
+        match test {
+            TextTest::Present => text.is_not_null(),
+            TextTest::Compare(relation, constant) => {
+                let text = if *relation == Relation::Equal { text } else { in_byte_order(text, self.dialect) };
+                compare(text, *relation, Expr::val(constant.as_str()))
+            }
+            TextTest::Matches(pattern) => matches(text, pattern, self.dialect),
+        }
+    }
+}
+
+/// A test on a value that is not there.
+fn nothing() -> Expr {
+    Expr::cust("(1 = 0)")
+}
+
+fn between(id: Expr, lowest: Uuid, highest: Uuid) -> Expr {
+    if lowest == highest { id.eq(lowest) } else { id.between(lowest, highest) }
+}
+
+fn time(start: &Start, field: TimeField) -> Expr {
+    match field {
+        TimeField::Create => start.column("create_time"),
+        TimeField::Update => newest("update_time"),
+        TimeField::Run => first([READY, TASK], "run_time"),
+        TimeField::Finish => Expr::col((TASK, "finish_time")),
+        TimeField::Expire => Expr::col((TASK, "expire_time")),
     }
 }
 

@@ -20,6 +20,7 @@ mod texts;
 mod writers;
 
 pub mod bulk_jobs;
+pub mod dead_letters;
 pub mod idempotency;
 pub mod journal;
 pub mod migrate;

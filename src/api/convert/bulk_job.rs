@@ -3,13 +3,14 @@
 use super::{
     fields::{Fields, Path},
     name, page,
-    scalar::{self, timestamp},
+    scalar::{self, duration, timestamp},
     task,
 };
 use crate::{
     app::bulk_job::BulkPreview,
     domain::{
-        bulk_job::{BulkAction, BulkJob},
+        bulk_job::{BulkAction, BulkJob, BulkRetry},
+        dead_letter::StopRule,
         filter::Filter,
     },
     error::Result,
@@ -116,6 +117,7 @@ pub fn bulk_job(job: BulkJob) -> pb::BulkJob {
         create_time,
         update_time,
         finish_time,
+        retry,
     } = job;
     pb::BulkJob {
         name: bulk_job_name(&project, id),
@@ -131,5 +133,13 @@ pub fn bulk_job(job: BulkJob) -> pb::BulkJob {
         create_time: Some(timestamp(create_time)),
         update_time: Some(timestamp(update_time)),
         finish_time: finish_time.map(timestamp),
+        retry: retry.map(bulk_retry),
     }
+}
+
+fn bulk_retry(retry: BulkRetry) -> pb::BulkRetry {
+    let BulkRetry { rate, stop, named: _, ended_count, failed_again_count } = retry;
+    let StopRule { max_failure_percent, window } = stop;
+    let failure_window = Some(duration(window));
+    pb::BulkRetry { rate, max_failure_percent, failure_window, ended_count, failed_again_count }
 }

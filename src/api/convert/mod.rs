@@ -6,6 +6,7 @@
 //! the values that travel with tasks. Nothing of the wire goes further than `api/`, nothing here decides anything.
 
 pub mod bulk_job;
+pub mod dead_letter;
 pub mod fields;
 pub mod json;
 pub mod mask;

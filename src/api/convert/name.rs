@@ -62,6 +62,23 @@ pub fn task_of(fields: &mut Fields, at: &Path<'_>, name: &str, project: &Project
     TaskId(Uuid::nil())
 }
 
+/// A dead letter, by its task, with its project.
+pub fn dead_letter(fields: &mut Fields, at: &Path<'_>, name: &str) -> (ProjectId, TaskId) {
+    let parts = split(name, "deadLetters").and_then(|(project, id)| Some((project, uuid(id)?)));
+    let (project, id) = known(fields, at, parts, "projects/{project}/deadLetters/{task}, the last part a UUID");
+    (project, TaskId(id))
+}
+
+/// A dead letter of a project that is known already.
+pub fn dead_letter_of(fields: &mut Fields, at: &Path<'_>, name: &str, project: &ProjectId) -> TaskId {
+    match split(name, "deadLetters").and_then(|(project, id)| Some((project, uuid(id)?))) {
+        Some((named, id)) if named == project.as_str() => return TaskId(id),
+        Some(_) => fields.refuse(at, format!("is not of the parent, projects/{project}")),
+        None => fields.refuse(at, "must be projects/{project}/deadLetters/{task}, the last part a UUID"),
+    }
+    TaskId(Uuid::nil())
+}
+
 /// A bulk job with its project.
 pub fn bulk_job(fields: &mut Fields, at: &Path<'_>, name: &str) -> (ProjectId, BulkJobId) {
     let parts = split(name, "bulkJobs").and_then(|(project, id)| Some((project, uuid(id)?)));
@@ -134,7 +151,7 @@ fn known<T: Default>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{queue_name, task_name};
+    use crate::ids::{dead_letter_name, queue_name, task_name};
 
     fn refused<T>(check: impl FnOnce(&mut Fields, &Path<'_>) -> T) -> bool {
         let mut fields = Fields::new();
@@ -149,6 +166,9 @@ mod tests {
         let name = task_name(&project_id, id);
         assert_eq!(task(&mut fields, &Path::Request, &name), (project_id.clone(), id));
         assert_eq!(task_of(&mut fields, &Path::Request, &name, &project_id), id);
+        let name = dead_letter_name(&project_id, id);
+        assert_eq!(dead_letter(&mut fields, &Path::Request, &name), (project_id.clone(), id));
+        assert_eq!(dead_letter_of(&mut fields, &Path::Request, &name, &project_id), id);
         let name = queue_name(&project_id, "e-mail:eu");
         assert_eq!(queue(&mut fields, &Path::Request, &name), (project_id, "e-mail:eu"));
         assert_eq!(parent(&mut fields, &Path::Request, "").as_str(), "default");
@@ -179,5 +199,8 @@ mod tests {
         }
         let other = task_name(&ProjectId::new("q"), TaskId(id));
         assert!(refused(|f, at| task_of(f, at, &other, &ProjectId::new("p"))));
+        let other = dead_letter_name(&ProjectId::new("q"), TaskId(id));
+        assert!(refused(|f, at| dead_letter_of(f, at, &other, &ProjectId::new("p"))));
+        assert!(refused(|f, at| task(f, at, &other)));
     }
 }

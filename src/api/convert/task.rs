@@ -18,7 +18,7 @@ use crate::{
         transition::NewTask,
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId, project_name, retry_policy_name, task_name, worker_name},
+    ids::{ProjectId, TaskId, dead_letter_name, project_name, retry_policy_name, task_name, worker_name},
     pb,
 };
 
@@ -345,8 +345,8 @@ pub fn task(task: &Task, full: bool) -> pb::Task {
     }
 }
 
-/// An attempt for the wire.
-pub fn attempt(project: &ProjectId, attempt: &Attempt) -> pb::Attempt {
+/// An attempt for the wire; `replayed` is the task whose dead letter it came of.
+pub fn attempt(project: &ProjectId, attempt: &Attempt, replayed: Option<TaskId>) -> pb::Attempt {
     pb::Attempt {
         epoch: attempt.epoch,
         worker: worker_name(project, &attempt.worker),
@@ -361,6 +361,7 @@ pub fn attempt(project: &ProjectId, attempt: &Attempt) -> pb::Attempt {
             .decision
             .as_ref()
             .map(|decided| retry_settings::decision(project, &decided.decision, decided.policy.as_ref())),
+        dead_letter: replayed.map(|task| dead_letter_name(project, task)).unwrap_or_default(),
     }
 }
 

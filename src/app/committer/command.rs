@@ -13,7 +13,7 @@ use crate::{
         transition::{Failure, Holder, NewTask, Patch},
     },
     error::Result,
-    ids::TaskId,
+    ids::{BulkJobId, TaskId},
     live::wakeups::{Bell, Want},
 };
 
@@ -224,7 +224,12 @@ pub enum Action {
         reason: String,
     },
     /// Open again.
-    Retry,
+    Retry {
+        /// Who wants it, for the dead letter.
+        owner: Arc<str>,
+        /// Only as the retry of a dead letter.
+        replay: Option<ReplayWish>,
+    },
     /// Make due now.
     RunNow,
     /// Change what may change.
@@ -241,7 +246,17 @@ pub enum Action {
 impl Action {
     /// Whether a final task may be changed by it, so that the wide row must be locked as well.
     pub(super) fn is_deep(&self) -> bool {
-        matches!(self, Self::Retry | Self::Update(_) | Self::Delete { .. })
+        matches!(self, Self::Retry { .. } | Self::Update(_) | Self::Delete { .. })
+    }
+
+    /// Whether the dead letter of the task decides on it.
+    pub(super) fn looks_at_dead_letter(&self) -> bool {
+        matches!(self, Self::Retry { .. } | Self::Delete { with_dead_letter: false })
+    }
+
+    /// Whether the journal is to tell of the input before.
+    pub(super) fn replaces_input(&self) -> bool {
+        matches!(self, Self::Retry { replay: Some(ReplayWish { input: Some(_), .. }), .. })
     }
 
     /// Whether it is a worker's last word on an attempt.
@@ -261,6 +276,17 @@ impl Action {
             _ => None,
         }
     }
+}
+
+/// How a dead letter is to be retried.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayWish {
+    /// Refuse unless this is the current etag of the entry.
+    pub etag: Option<String>,
+    /// The task's input from now on.
+    pub input: Option<Payload>,
+    /// The job that does it.
+    pub bulk_job: Option<BulkJobId>,
 }
 
 /// The answer to a [`Command`].

@@ -6,22 +6,26 @@ use std::{
 };
 
 use super::{
-    command::{Action, Item, NewSubmit, Submitted},
+    command::{Action, Item, NewSubmit, ReplayWish, Submitted},
     judging::Bench,
     sabotage,
     workset::Workset,
 };
 use crate::{
     domain::{
+        dead_letter::{DeadLetterState, Standing},
         etag::task_etag,
         retry_policy::Policies,
-        task::{Attempt, Micros, Spec, Task},
+        task::{Attempt, Micros, Spec, Task, TaskError},
         task_state::TaskState,
-        transition::{self, Change, EventKind, Holder, Reported},
+        transition::{self, Change, DeadLetterReason, EventKind, Holder, Reported},
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId, task_name},
-    store::unique_keys::{Holding, NewHolding, UniqueKey},
+    ids::{ProjectId, TaskId, dead_letter_name, task_name},
+    store::{
+        tasks::Replayed,
+        unique_keys::{Holding, NewHolding, UniqueKey},
+    },
 };
 
 /// What the rules need besides the tasks.
@@ -196,13 +200,33 @@ pub(super) fn change(
         }
         Action::Release { epoch, delay } => changed(transition::release(&task, *epoch, *delay, last, now)?),
         Action::Cancel { reason } => transition::cancel(&task, reason, now)?,
-        Action::Retry => {
+        Action::Retry { owner, replay } => {
+            let standing = replayed(&task, replay.as_ref(), facts, set)?;
             require_free_key(&task, facts, keys)?;
-            Some(transition::retry(&task, now)?)
+            let ReplayWish { input, bulk_job, etag: _ } = replay.clone().unwrap_or_default();
+            let change = transition::retry(&task, input.as_ref(), now)?;
+            if let Some(standing) = standing {
+                let replay = Replayed {
+                    number: standing.replay_count,
+                    owner: owner.clone(),
+                    bulk_job,
+                    has_new_input: input.is_some() && input != task.input,
+                    epoch: task.epoch,
+                    reason: standing.reason.unwrap_or(DeadLetterReason::Final),
+                    error: task.error.clone().unwrap_or_else(|| TaskError::own("", "")),
+                    fail_time: standing.fail_time.unwrap_or(now),
+                };
+                set.replayed(task.id, standing, replay);
+            }
+            Some(change)
         }
         Action::RunNow => transition::run_now(&task, now)?,
         Action::Update(patch) => transition::update(&task, patch.clone(), now)?,
-        Action::Delete { with_dead_letter } => Some(transition::delete(&task, *with_dead_letter, now)?),
+        Action::Delete { with_dead_letter } => {
+            let is_processed = set.standing(task.id).is_some_and(Standing::is_processed);
+            let is_open = task.state == TaskState::Failed && !with_dead_letter && !is_processed;
+            Some(transition::delete(&task, is_open, now)?)
+        }
         Action::Sweep => {
             let decider = facts.policies.of(&task.spec);
             let judge = &mut bench.judge(facts, &task.spec, &decider, random);
@@ -233,6 +257,24 @@ fn missing(item: &Item, project: &ProjectId) -> Error {
         | Action::Release { epoch, .. } => Error::LeaseLost { task: task_name(project, item.task), epoch: *epoch },
         _ => Error::task_not_found(project, item.task),
     }
+}
+
+/// The dead letter of a task after one more replay; none if the task has none. `wish` is how it is to be retried, if it is
+/// to be retried as that and in no other way.
+fn replayed(task: &Task, wish: Option<&ReplayWish>, facts: &Facts<'_>, set: &Workset) -> Result<Option<Standing>> {
+    let standing = set.standing(task.id).filter(|_| task.state == TaskState::Failed);
+    let Some(standing) = standing else {
+        return match wish {
+            None => Ok(None),
+            Some(_) => Err(Error::StateConflict {
+                name: dead_letter_name(facts.project, task.id),
+                state: DeadLetterState::Replayed.name(),
+                hint: "only an OPEN or PROCESSED dead letter can be retried",
+            }),
+        };
+    };
+    standing.require_etag(facts.project, task.id, wish.and_then(|wish| wish.etag.as_deref()))?;
+    standing.replayed(facts.project, task.id).map(Some)
 }
 
 /// A task that is opened again takes its unique key back, so nobody else may hold it.

@@ -38,7 +38,7 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot};
 
-pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, Reply, Submitted};
+pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, ReplayWish, Reply, Submitted};
 use self::{
     batch::Batcher,
     command::{AnswerTo, Pending},

@@ -18,7 +18,7 @@ use crate::{
     error::Result,
     ids::{ProjectId, TaskId},
     store::{
-        StoreResult, Tx, tasks,
+        StoreResult, Tx, dead_letters, tasks,
         unique_keys::{self, UniqueKey},
     },
 };
@@ -68,6 +68,7 @@ pub(super) async fn read_tasks(
         }
         set.insert(loaded.task, loaded.due);
     }
+    read_dead_letters(tx, project, pending, replies, set).await?;
     let mut tokens: Vec<(TaskId, i64)> = Vec::new();
     for (p, busy) in pending.iter().zip(busy) {
         let Command::Change(items) = &p.command else { continue };
@@ -78,6 +79,32 @@ pub(super) async fn read_tasks(
         }));
     }
     tasks::last_attempts(tx, project, &tokens).await
+}
+
+/// Reads the dead letters of tasks that are to be opened again or deleted. They are ours with the tasks: who changes a dead
+/// letter holds its task. And the inputs that are to be replaced, for the journal.
+async fn read_dead_letters(
+    tx: &mut Tx,
+    project: &ProjectId,
+    pending: &[Pending],
+    replies: &[Option<Result<Reply>>],
+    set: &mut Workset,
+) -> StoreResult<()> {
+    let mut looked_at: Vec<TaskId> = Vec::new();
+    let mut replaced: Vec<TaskId> = Vec::new();
+    for (p, _) in pending.iter().zip(replies).filter(|(_, reply)| reply.is_none()) {
+        let Command::Change(items) = &p.command else { continue };
+        looked_at.extend(items.iter().filter(|item| item.action.looks_at_dead_letter()).map(|item| item.task));
+        replaced.extend(items.iter().filter(|item| item.action.replaces_input()).map(|item| item.task));
+    }
+    if looked_at.is_empty() {
+        return Ok(());
+    }
+    looked_at.sort_unstable();
+    looked_at.dedup();
+    set.insert_standings(dead_letters::standings(tx, project, &looked_at).await?);
+    set.insert_inputs(tasks::inputs(tx, project, replaced.into_iter()).await?);
+    Ok(())
 }
 
 /// Reads who holds the unique keys the batch is about: those of new tasks, and those of tasks that may let go or take

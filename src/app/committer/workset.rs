@@ -9,12 +9,16 @@ use std::{
 
 use crate::{
     domain::{
-        task::{Attempt, Micros, Task},
+        dead_letter::Standing,
+        task::{Attempt, Micros, Payload, Task},
         task_state::TaskState,
         transition::{Change, DeadLetterReason, EventKind},
     },
     ids::TaskId,
-    store::{queues::StatDelta, tasks::Net},
+    store::{
+        queues::StatDelta,
+        tasks::{Net, Replayed},
+    },
 };
 
 /// The tasks of one batch.
@@ -22,6 +26,8 @@ use crate::{
 pub(super) struct Workset {
     now: Micros,
     slots: HashMap<TaskId, Slot>,
+    /// The dead letters that decisions look at.
+    standings: HashMap<TaskId, Standing>,
     changes: Vec<(usize, Change)>,
 }
 
@@ -33,6 +39,7 @@ struct Slot {
     current: Option<Arc<Task>>,
     attempts: Vec<Attempt>,
     dead_letter: Option<DeadLetterReason>,
+    replays: Vec<Replayed>,
 }
 
 /// A task that became due: whom to wake for it.
@@ -44,7 +51,7 @@ pub(super) struct Due {
 
 impl Workset {
     pub(super) fn new(now: Micros) -> Self {
-        Self { now, slots: HashMap::new(), changes: Vec::new() }
+        Self { now, slots: HashMap::new(), standings: HashMap::new(), changes: Vec::new() }
     }
 
     /// Takes in a task as it was read. What is here already stays: it may have changed since.
@@ -78,10 +85,38 @@ impl Workset {
         let slot = self.slots.entry(change.after.id).or_default();
         slot.current = (change.kind != EventKind::Deleted).then(|| change.after.clone());
         slot.attempts.extend(change.attempt.clone());
-        if change.dead_letter.is_some() {
-            slot.dead_letter = change.dead_letter;
+        if let Some(reason) = change.dead_letter {
+            slot.dead_letter = Some(reason);
+            let standing = self.standings.entry(change.after.id);
+            standing.and_modify(|standing| *standing = standing.failed_again(reason, self.now));
         }
         self.changes.push((command, change));
+    }
+
+    /// Takes in the dead letters that decisions look at.
+    pub(super) fn insert_standings(&mut self, standings: HashMap<TaskId, Standing>) {
+        self.standings = standings;
+    }
+
+    /// The dead letter of a task, if decisions look at it.
+    pub(super) fn standing(&self, id: TaskId) -> Option<&Standing> {
+        self.standings.get(&id)
+    }
+
+    /// Takes in that the dead letter of a task was retried.
+    pub(super) fn replayed(&mut self, id: TaskId, standing: Standing, replay: Replayed) {
+        self.standings.insert(id, standing);
+        self.slots.entry(id).or_default().replays.push(replay);
+    }
+
+    /// Puts the inputs in that the journal is to tell of.
+    pub(super) fn insert_inputs(&mut self, inputs: HashMap<TaskId, Payload>) {
+        for (id, input) in inputs {
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let with_input = slot.before.as_ref().map(|task| Arc::new(Task { input: Some(input), ..(**task).clone() }));
+            slot.before.clone_from(&with_input);
+            slot.current = with_input;
+        }
     }
 
     /// Takes in a change that is no event: a lease extended.
@@ -113,6 +148,7 @@ impl Workset {
                 after: slot.current.clone(),
                 attempts: slot.attempts.clone(),
                 dead_letter: slot.dead_letter,
+                replays: slot.replays.clone(),
             })
             .collect()
     }

@@ -135,7 +135,8 @@ async fn by_filter(context: &Context, args: &BulkArgs, call: &Call<'_>) -> anyho
     follow_bulk_job(context, job.name).await
 }
 
-fn confirmed(question: &str) -> anyhow::Result<bool> {
+/// Asks on stderr.
+pub fn confirmed(question: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!(Usage::new("nobody is there to ask; add --yes to do it, or --dry-run to only count"));
     }

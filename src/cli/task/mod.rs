@@ -11,10 +11,10 @@ pub mod watch;
 
 use std::process::ExitCode;
 
-pub use bulk::{CancelArgs, PurgeArgs, follow_bulk_job};
+pub use bulk::{CancelArgs, PurgeArgs, confirmed, follow_bulk_job};
 use clap::{Args, Subcommand};
 pub use input::from_wire as json_from_wire;
-pub use input::read_text;
+pub use input::{read_payload, read_text};
 pub use input::to_wire as json_to_wire;
 pub use list::ListArgs;
 pub use submit::{SubmitArgs, parse_label, usage};

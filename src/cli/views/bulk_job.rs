@@ -1,12 +1,12 @@
 //! Bulk jobs.
 
-use super::{moment, moment_in_full, strip};
+use super::{length, moment, moment_in_full, strip};
 use crate::{
     cli::{
         names,
         output::{Color, Look, Resource, Styled},
     },
-    pb::{BulkJob, bulk_job::State},
+    pb::{BulkJob, BulkRetry, bulk_job::State},
 };
 
 fn state(job: &BulkJob) -> Styled {
@@ -18,6 +18,12 @@ fn state(job: &BulkJob) -> Styled {
         State::Cancelled | State::Unspecified => Color::Dim,
     };
     Styled::new(strip(state.as_str_name(), "STATE_"), color)
+}
+
+/// What the job saw when it last looked at the tasks it retried.
+fn failed_again(retry: &BulkRetry) -> String {
+    let window = length(retry.failure_window.as_ref());
+    format!("{} of {} that ended, of those retried within {window}", retry.failed_again_count, retry.ended_count)
 }
 
 impl Resource for BulkJob {
@@ -53,6 +59,8 @@ impl Resource for BulkJob {
             ("Matched", self.matched_count.to_string().into()),
             ("Done", self.done_count.to_string().into()),
             ("Skipped", self.skipped_count.to_string().into()),
+            ("Rate", self.retry.as_ref().map(|retry| format!("{}/s", retry.rate)).unwrap_or_default().into()),
+            ("Failed again", self.retry.as_ref().map(failed_again).unwrap_or_default().into()),
             ("Error", Styled::new(&self.error_message, Color::Red)),
             ("Owner", self.owner.as_str().into()),
             ("Created", moment_in_full(self.create_time.as_ref(), look)),

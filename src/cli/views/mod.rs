@@ -2,6 +2,7 @@
 
 mod attempt;
 mod bulk_job;
+mod dead_letter;
 mod event;
 mod payload;
 mod project;

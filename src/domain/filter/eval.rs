@@ -1,11 +1,11 @@
-//! Runs a filter against one task in memory. Watchers do this for every event, so nothing here allocates.
+//! Runs a filter against one task, or one dead letter, in memory. Watchers do this for every event, so nothing here allocates.
 
 use uuid::Uuid;
 
-use super::tree::{IntField, Node, Test, TextField, TextSource, TextTest, TimeField};
+use super::tree::{ChoiceField, IntField, Node, Test, TextField, TextSource, TextTest, TimeField};
 use crate::domain::task_state::TaskState;
 
-/// What a filter may ask of a task. `None` means the task does not have the value.
+/// What a filter may ask. `None` means that there is no such value.
 pub trait Fields {
     /// The id of the project, without `projects/`.
     fn project(&self) -> &str;
@@ -21,6 +21,10 @@ pub trait Fields {
     fn int(&self, field: IntField) -> i64;
     /// A time in microseconds since the epoch.
     fn time(&self, field: TimeField) -> Option<i64>;
+    /// The number of a value out of a few. Tasks have none of these.
+    fn choice(&self, _field: ChoiceField) -> Option<i16> {
+        None
+    }
     /// The value of a label.
     fn label(&self, key: &str) -> Option<&str>;
 }
@@ -40,6 +44,7 @@ impl Test {
         match self {
             Self::State(state) => task.state() == *state,
             Self::CancelRequested => task.cancel_requested(),
+            Self::Choice(field, number) => task.choice(*field) == Some(*number),
             Self::Project(project) => task.project() == project,
             Self::Id { lowest, highest } => (*lowest..=*highest).contains(&task.id()),
             Self::Int(field, relation, constant) => relation.holds(&task.int(*field), constant),

@@ -1,6 +1,6 @@
-//! The filter language: AIP-160 over the fields of a task.
+//! The filter language: AIP-160 over the fields of a task, or of a dead letter.
 //!
-//! The cast: `cursor` cuts the text into words and strings, `parser` knows the grammar, `schema` knows the fields and
+//! The cast: `cursor` cuts the text into words and strings, `parser` knows the grammar, `schema` knows the fields of each and
 //! what may be compared with what, `tree` is the result, `eval` runs it against a task in memory. The store turns the
 //! same tree into SQL. A filter is immutable and owns nothing but its tree. A text that is no filter gives one
 //! `FilterError` with the column and what to write instead; no text makes this panic or recurse beyond `MAX_DEPTH`.
@@ -23,7 +23,7 @@ use uuid::Uuid;
 pub use self::error::FilterError;
 pub use self::eval::Fields;
 pub use self::pattern::Pattern;
-pub use self::tree::{IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
+pub use self::tree::{ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
 use super::task_state::TaskState;
 
 /// The longest filter, in bytes. Filters live in page tokens, alert rules and URLs.
@@ -47,7 +47,16 @@ impl Filter {
 
     /// Reads a filter. The empty text and `*` match every task.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        match parser::parse(text) {
+        Self::parse_with(text, &schema::TASKS)
+    }
+
+    /// Reads a filter of dead letters.
+    pub fn parse_dead_letters(text: &str) -> Result<Self, FilterError> {
+        Self::parse_with(text, &schema::DEAD_LETTERS)
+    }
+
+    fn parse_with(text: &str, schema: &schema::Schema) -> Result<Self, FilterError> {
+        match parser::parse(text, schema) {
             Ok(root) => Ok(Self { root }),
             Err(fault) => Err(fault.locate(text)),
         }

@@ -13,24 +13,24 @@
 
 use super::cursor::{Cursor, WILDCARD};
 use super::error::{Fault, echo};
-use super::schema::{self, Path};
+use super::schema::{Path, Schema};
 use super::tree::Node;
 use super::{MAX_BYTES, MAX_DEPTH, MAX_TERMS};
 
 /// Reads a whole filter.
-pub(super) fn parse(text: &str) -> Result<Node, Fault> {
+pub(super) fn parse(text: &str, schema: &Schema) -> Result<Node, Fault> {
     if text.len() > MAX_BYTES {
         let message =
             format!("the filter has {} bytes; at most {MAX_BYTES} are allowed, so shorten or split it", text.len());
         return Err(Fault::new(MAX_BYTES, message));
     }
     if let Some(at) = text.find(WILDCARD) {
-        return Err(Fault::new(at, "the character NUL never occurs in a task; remove it"));
+        return Err(Fault::new(at, "the character NUL never occurs in a text; remove it"));
     }
     if matches!(text.trim(), "" | "*") {
         return Ok(Node::And(Vec::new()));
     }
-    let mut parser = Parser { cursor: Cursor::new(text), terms: 0 };
+    let mut parser = Parser { cursor: Cursor::new(text), schema, terms: 0 };
     let root = parser.expression(0, false)?;
     match parser.cursor.peek() {
         None => Ok(root),
@@ -40,6 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
 
 struct Parser<'a> {
     cursor: Cursor<'a>,
+    schema: &'a Schema,
     terms: usize,
 }
 
@@ -151,7 +152,7 @@ impl<'a> Parser<'a> {
                 return Err(self.fault(format!("{c} cannot follow a value; quote the whole value, or add a space")));
             }
         }
-        schema::restriction(&path, comparator, &value, negated)
+        self.schema.restriction(&path, comparator, &value, negated)
     }
 
     /// A field name. Only what follows the first dot may be quoted: the keys of labels are the caller's own.
@@ -194,7 +195,7 @@ impl<'a> Parser<'a> {
             _ if self.cursor.at() == end && self.cursor.starts_with("(") => {
                 format!("{} looks like a function; functions are not supported", echo(&name))
             }
-            _ if schema::is_field(path) => format!("a comparator and a value must follow {}", echo(&name)),
+            _ if self.schema.is_field(path) => format!("a comparator and a value must follow {}", echo(&name)),
             _ => format!(
                 "{} stands alone; write a field and a comparison, for example `error.message:\"timeout\"`",
                 echo(&name)

@@ -1,4 +1,4 @@
-//! The fields of a task, what type each is of, and what a comparison with it means. The only place where a name from
+//! The fields of tasks and of dead letters, what type each is of, and what a comparison with it means. The only place where a name from
 //! the caller becomes something the rest of the service knows.
 
 use std::fmt;
@@ -9,8 +9,10 @@ use super::cursor::{Comparator, Literal, WILDCARD};
 use super::error::{Fault, echo};
 use super::pattern::Pattern;
 use super::timestamp;
-use super::tree::{IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
+use super::tree::{ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
+use crate::domain::dead_letter::DeadLetterState;
 use crate::domain::task_state::TaskState;
+use crate::domain::transition::DeadLetterReason;
 
 /// A field name as written, cut at its dots.
 #[derive(Debug)]
@@ -32,12 +34,42 @@ enum Kind {
     State,
     Name,
     CancelRequested,
+    Choice(ChoiceField),
     Text(TextField),
     Int(IntField),
     Time(TimeField),
 }
 
-const FIELDS: [(&str, Kind); 18] = [
+/// What filters of one kind of resource may ask.
+pub(super) struct Schema {
+    fields: &'static [(&'static str, Kind)],
+    has_labels: bool,
+    /// What stands before the id in a full name.
+    collection: &'static str,
+    /// What one of them is called.
+    noun: &'static str,
+}
+
+/// Filters of tasks.
+pub(super) static TASKS: Schema = Schema { fields: &TASK_FIELDS, has_labels: true, collection: "tasks", noun: "task" };
+
+/// Filters of dead letters.
+pub(super) static DEAD_LETTERS: Schema =
+    Schema { fields: &DEAD_LETTER_FIELDS, has_labels: false, collection: "deadLetters", noun: "dead letter" };
+
+const DEAD_LETTER_FIELDS: [(&str, Kind); 9] = [
+    ("state", Kind::Choice(ChoiceField::DeadLetterState)),
+    ("reason", Kind::Choice(ChoiceField::DeadLetterReason)),
+    ("queue", Kind::Text(TextField::Queue)),
+    ("type", Kind::Text(TextField::Type)),
+    ("error.type", Kind::Text(TextField::ErrorType)),
+    ("error.message", Kind::Text(TextField::ErrorMessage)),
+    ("fingerprint", Kind::Text(TextField::Fingerprint)),
+    ("create_time", Kind::Time(TimeField::Create)),
+    ("name", Kind::Name),
+];
+
+const TASK_FIELDS: [(&str, Kind); 18] = [
     ("state", Kind::State),
     ("type", Kind::Text(TextField::Type)),
     ("queue", Kind::Text(TextField::Queue)),
@@ -69,48 +101,93 @@ const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
 /// The hexadecimal digits of a UUID.
 const UUID_DIGITS: usize = 32;
 
-fn kind(path: &Path) -> Option<Kind> {
-    let name = path.to_string();
-    FIELDS.into_iter().find(|(field, _)| *field == name).map(|(_, kind)| kind)
-}
+impl Schema {
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        let name = path.to_string();
+        self.fields.iter().find(|(field, _)| *field == name).map(|(_, kind)| *kind)
+    }
 
-/// Whether the path names a field or a label.
-pub(super) fn is_field(path: &Path) -> bool {
-    kind(path).is_some() || path.names.first().is_some_and(|name| name == LABELS)
-}
+    /// Whether the path begins with the field whose members are the caller's own.
+    fn is_label(&self, path: &Path) -> bool {
+        self.has_labels && path.names.first().is_some_and(|name| name == LABELS)
+    }
 
-/// Gives a comparison its meaning.
-pub(super) fn restriction(
-    path: &Path,
-    comparator: Comparator,
-    value: &Literal<'_>,
-    negated: bool,
-) -> Result<Node, Fault> {
-    // What a full name asks of the project, beside the test itself.
-    let mut tests = Vec::new();
-    let test = match path.names.split_first() {
-        Some((first, [])) if first == LABELS => has_label(path, comparator, value)?,
-        Some((first, key)) if first == LABELS => {
-            // Labels are one flat map and their keys may hold dots, so the dots after the first belong to the key.
-            let key = label_key(key.join("."), path.at)?;
-            Test::Text(TextSource::Label(key), text_test(comparator, value)?)
-        }
-        _ => match kind(path).ok_or_else(|| unknown(path))? {
-            Kind::State => state(path, comparator, value)?,
-            Kind::CancelRequested => {
-                // `= false` asks for the opposite of `= true`, and so does `!= true`.
-                let wanted = boolean(path, comparator, value)?;
-                return Ok(join(vec![Test::CancelRequested], negated != (is_negation(comparator) == wanted)));
+    /// Whether the path names a field or a label.
+    pub(super) fn is_field(&self, path: &Path) -> bool {
+        self.kind(path).is_some() || self.is_label(path)
+    }
+
+    /// Gives a comparison its meaning.
+    pub(super) fn restriction(
+        &self,
+        path: &Path,
+        comparator: Comparator,
+        value: &Literal<'_>,
+        negated: bool,
+    ) -> Result<Node, Fault> {
+        // What a full name asks of the project, beside the test itself.
+        let mut tests = Vec::new();
+        let test = match path.names.split_first() {
+            Some((_, [])) if self.is_label(path) => has_label(path, comparator, value)?,
+            Some((_, key)) if self.is_label(path) => {
+                // Labels are one flat map and their keys may hold dots, so the dots after the first belong to the key.
+                let key = label_key(key.join("."), path.at)?;
+                Test::Text(TextSource::Label(key), text_test(comparator, value)?)
             }
-            Kind::Int(field) => int(field, path, comparator, value)?,
-            Kind::Time(field) => time(field, path, comparator, value)?,
-            Kind::Name => name(path, comparator, value, &mut tests)?,
-            Kind::Text(TextField::Worker) => worker(comparator, value, &mut tests)?,
-            Kind::Text(field) => Test::Text(TextSource::Field(field), text_test(comparator, value)?),
-        },
-    };
-    tests.push(test);
-    Ok(join(tests, negated != is_negation(comparator)))
+            _ => match self.kind(path).ok_or_else(|| self.unknown(path))? {
+                Kind::State => state(path, comparator, value)?,
+                Kind::Choice(field) => choice(field, path, comparator, value)?,
+                Kind::CancelRequested => {
+                    // `= false` asks for the opposite of `= true`, and so does `!= true`.
+                    let wanted = boolean(path, comparator, value)?;
+                    return Ok(join(vec![Test::CancelRequested], negated != (is_negation(comparator) == wanted)));
+                }
+                Kind::Int(field) => int(field, path, comparator, value)?,
+                Kind::Time(field) => time(field, path, comparator, value)?,
+                Kind::Name => self.name(path, comparator, value, &mut tests)?,
+                Kind::Text(TextField::Worker) => worker(comparator, value, &mut tests)?,
+                Kind::Text(field) => Test::Text(TextSource::Field(field), text_test(comparator, value)?),
+            },
+        };
+        tests.push(test);
+        Ok(join(tests, negated != is_negation(comparator)))
+    }
+
+    fn unknown(&self, path: &Path) -> Fault {
+        let mut names: Vec<_> = self.fields.iter().map(|(name, _)| *name).collect();
+        names.extend(self.has_labels.then_some("labels.KEY"));
+        let path_text = echo(&path.to_string());
+        Fault::new(path.at, format!("{path_text} is not a field; the fields are {}", names.join(", ")))
+    }
+
+    fn name(
+        &self,
+        path: &Path,
+        comparator: Comparator,
+        value: &Literal<'_>,
+        tests: &mut Vec<Test>,
+    ) -> Result<Test, Fault> {
+        only_equality(path, comparator, value)?;
+        let mut id = value.text.as_str();
+        if let Some((project, rest)) = full_name(self.collection, value)? {
+            tests.push(Test::Project(project.to_owned()));
+            id = rest;
+        }
+        let range = match id.strip_suffix(WILDCARD) {
+            Some(prefix) => ids_with_prefix(prefix),
+            None if id.len() == UUID_LENGTH => ids_with_prefix(id),
+            None => None,
+        };
+        let Some((lowest, highest)) = range else {
+            let (noun, collection) = (self.noun, self.collection);
+            return Err(value.fault(format!(
+                "{} does not name a {noun}; write a UUID, or the beginning of one and `*`, alone or after \
+                 `projects/PROJECT/{collection}/`",
+                echo(value.raw)
+            )));
+        };
+        Ok(Test::Id { lowest, highest })
+    }
 }
 
 fn is_negation(comparator: Comparator) -> bool {
@@ -120,12 +197,6 @@ fn is_negation(comparator: Comparator) -> bool {
 /// All of the tests, or the negation of that.
 fn join(tests: Vec<Test>, negated: bool) -> Node {
     Node::join(tests.into_iter().map(|test| Node::Test { negated, test }).collect(), !negated)
-}
-
-fn unknown(path: &Path) -> Fault {
-    let names: Vec<_> = FIELDS.iter().map(|(name, _)| *name).collect();
-    let path_text = echo(&path.to_string());
-    Fault::new(path.at, format!("{path_text} is not a field; the fields are {}, labels.KEY", names.join(", ")))
 }
 
 /// The relation a comparator asks for, but for `:`; `!=` is a negated `=`.
@@ -160,6 +231,24 @@ fn state(path: &Path, comparator: Comparator, value: &Literal<'_>) -> Result<Tes
     TaskState::from_name(&value.text).map(Test::State).ok_or_else(|| {
         let names = TaskState::ALL.map(TaskState::name).join(", ");
         value.fault(format!("{} is not a state; the states are {names}", echo(value.raw)))
+    })
+}
+
+fn choice(field: ChoiceField, path: &Path, comparator: Comparator, value: &Literal<'_>) -> Result<Test, Fault> {
+    only_equality(path, comparator, value)?;
+    let choices: Vec<(&str, i16)> = match field {
+        // What was replayed is in no list.
+        ChoiceField::DeadLetterState => {
+            [DeadLetterState::Open, DeadLetterState::Processed].map(|state| (state.name(), state as i16)).into()
+        }
+        ChoiceField::DeadLetterReason => {
+            DeadLetterReason::ALL.iter().map(|reason| (reason.name(), *reason as i16)).collect()
+        }
+    };
+    let found = choices.iter().find(|(name, _)| *name == value.text);
+    found.map(|(_, number)| Test::Choice(field, *number)).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        value.fault(format!("{} is not a {path}; there are {}", echo(value.raw), names.join(", ")))
     })
 }
 
@@ -268,28 +357,6 @@ fn worker(comparator: Comparator, value: &Literal<'_>, tests: &mut Vec<Test>) ->
     }
     let value = Literal { at: value.at, raw: value.raw, text: id.to_owned() };
     Ok(Test::Text(TextSource::Field(TextField::Worker), text_test(comparator, &value)?))
-}
-
-fn name(path: &Path, comparator: Comparator, value: &Literal<'_>, tests: &mut Vec<Test>) -> Result<Test, Fault> {
-    only_equality(path, comparator, value)?;
-    let mut id = value.text.as_str();
-    if let Some((project, rest)) = full_name("tasks", value)? {
-        tests.push(Test::Project(project.to_owned()));
-        id = rest;
-    }
-    let range = match id.strip_suffix(WILDCARD) {
-        Some(prefix) => ids_with_prefix(prefix),
-        None if id.len() == UUID_LENGTH => ids_with_prefix(id),
-        None => None,
-    };
-    let Some((lowest, highest)) = range else {
-        return Err(value.fault(format!(
-            "{} does not name a task; write a UUID, or the beginning of one and `*`, alone or after \
-             `projects/PROJECT/tasks/`",
-            echo(value.raw)
-        )));
-    };
-    Ok(Test::Id { lowest, highest })
 }
 
 /// The range of the UUIDs whose text begins like this; of a whole UUID, that one. A range needs no text of the ids and

@@ -55,6 +55,7 @@ impl Fields for Sample {
             TextField::Worker => self.worker,
             TextField::ErrorType => Some("SmtpTimeout"),
             TextField::ErrorMessage => self.error_message.as_deref(),
+            TextField::Fingerprint => None,
         }
     }
     fn int(&self, field: IntField) -> i64 {
@@ -348,6 +349,31 @@ fn refusals_say_where_and_what_to_do() {
         let error = Filter::parse(text).expect_err(text);
         assert!(error.message.contains(part), "{text}: {error}");
         assert_eq!(error.column, column, "{text}: {error}");
+    }
+}
+
+#[test]
+fn dead_letters_have_fields_of_their_own() {
+    for good in
+        ["state = OPEN", "reason != POISON", "fingerprint = 00ff*", "error.message:x queue = q type = t", "name = 0*"]
+    {
+        assert!(Filter::parse_dead_letters(good).is_ok(), "{good}");
+        let is_of_tasks_too = good.starts_with("error") || good.starts_with("name");
+        assert_eq!(Filter::parse(good).is_ok(), is_of_tasks_too, "{good}");
+    }
+    for (bad, column, hint) in [
+        ("state = FAILED", 9, "OPEN, PROCESSED"),
+        ("state = REPLAYED", 9, "OPEN, PROCESSED"),
+        ("state > OPEN", 9, "use = or !="),
+        ("reason = final", 10, "EXHAUSTED, FINAL"),
+        ("labels.team = a", 1, "the fields are state"),
+        ("priority = 1", 1, "the fields are state"),
+        ("name = projects/p/tasks/0*", 8, "projects/PROJECT/deadLetters/ID"),
+        ("name = x", 8, "dead letter"),
+    ] {
+        let error = Filter::parse_dead_letters(bad).unwrap_err();
+        assert_eq!(error.column, column, "{bad}: {error:?}");
+        assert!(error.message.contains(hint), "{bad}: {error:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::pattern::Pattern;
 use crate::domain::task_state::TaskState;
 
-/// A condition on a task.
+/// A condition on a task or a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// All of them hold; of none, true.
@@ -29,6 +29,8 @@ pub enum Test {
     State(TaskState),
     /// Cancellation was asked for.
     CancelRequested,
+    /// The field has the value of this number.
+    Choice(ChoiceField, i16),
     /// The task belongs to this project. It comes from full names like `projects/p/tasks/…`.
     Project(String),
     /// The task's id is in this range, both ends included. An exact name is the range of one.
@@ -113,6 +115,17 @@ pub enum TextField {
     ErrorType,
     /// `error.message`
     ErrorMessage,
+    /// `fingerprint`, of dead letters.
+    Fingerprint,
+}
+
+/// The fields that hold one value out of a few, but for the state of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChoiceField {
+    /// `state`, of dead letters: the numbers of `DeadLetterState`.
+    DeadLetterState,
+    /// `reason`, of dead letters: the numbers of `DeadLetterReason`.
+    DeadLetterReason,
 }
 
 /// The fields that hold a number. Every task has them.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::filter::Fields;
 use crate::domain::task_state::TaskState;
+use crate::domain::transition::DeadLetterReason;
 
 /// How many rounds of tasks and filters each database gets.
 const ROUNDS: u32 = 150;
@@ -98,6 +99,7 @@ impl Fields for Task {
             TextField::Worker => self.lease.as_ref().map(|lease| lease.worker.as_str()),
             TextField::ErrorType => self.error.as_ref().map(|(kind, _)| kind.as_str()),
             TextField::ErrorMessage => self.error.as_ref().and_then(|(_, message)| message.as_deref()),
+            TextField::Fingerprint => None,
         }
     }
     fn int(&self, field: IntField) -> i64 {
@@ -140,6 +142,8 @@ impl Bench {
              update_time bigint)",
             "lease (project text, id ID, worker text, cancel_time bigint, attempt_count int, crash_count int, \
              update_time bigint)",
+            "dead_letter (project text, task_id ID, queue text, type text, reason smallint, error_type text, \
+             error_message text, fingerprint text, create_time bigint, process_time bigint)",
         ] {
             db.execute_unprepared(&format!("CREATE TEMPORARY TABLE {}", table.replace("ID", id)))
                 .await
@@ -492,15 +496,168 @@ fn check_database(url: &str) {
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
+// ---- Dead letters -------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone)]
+struct Letter {
+    id: Uuid,
+    /// queue, type, error type, error message.
+    texts: [String; 4],
+    fingerprint: Option<String>,
+    reason: DeadLetterReason,
+    create_time: i64,
+    process_time: Option<i64>,
+}
+
+impl Fields for Letter {
+    fn project(&self) -> &str {
+        PROJECT
+    }
+    fn id(&self) -> Uuid {
+        self.id
+    }
+    fn state(&self) -> TaskState {
+        TaskState::Failed
+    }
+    fn cancel_requested(&self) -> bool {
+        false
+    }
+    fn text(&self, field: TextField) -> Option<&str> {
+        let place = match field {
+            TextField::Queue => 0,
+            TextField::Type => 1,
+            TextField::ErrorType => 2,
+            TextField::ErrorMessage => 3,
+            TextField::Fingerprint => return self.fingerprint.as_deref(),
+            _ => return None,
+        };
+        Some(&self.texts[place])
+    }
+    fn int(&self, _field: IntField) -> i64 {
+        0
+    }
+    fn time(&self, field: TimeField) -> Option<i64> {
+        (field == TimeField::Create).then_some(self.create_time)
+    }
+    fn label(&self, _key: &str) -> Option<&str> {
+        None
+    }
+    fn choice(&self, field: ChoiceField) -> Option<i16> {
+        Some(match field {
+            ChoiceField::DeadLetterReason => self.reason as i16,
+            ChoiceField::DeadLetterState if self.process_time.is_some() => DeadLetterState::Processed as i16,
+            ChoiceField::DeadLetterState => DeadLetterState::Open as i16,
+        })
+    }
+}
+
+fn letter() -> impl Strategy<Value = Letter> {
+    let texts = [text().boxed(), text().boxed(), text().boxed(), text().boxed()];
+    let reason = prop::sample::select(DeadLetterReason::ALL.to_vec());
+    (texts, maybe("[ab]{0,2}"), reason, micros(), maybe(micros())).prop_map(
+        |(texts, fingerprint, reason, create_time, process_time)| Letter {
+            id: Uuid::nil(),
+            texts,
+            fingerprint,
+            reason,
+            create_time,
+            process_time,
+        },
+    )
+}
+
+fn letter_term() -> impl Strategy<Value = String> {
+    let order = || prop::sample::select(vec!["=", "!=", "<", "<=", ">", ">="]);
+    let equality = || prop::sample::select(vec!["=", "!="]);
+    let field = || prop::sample::select(vec!["queue", "type", "error.type", "error.message", "fingerprint"]);
+    let project = || prop::sample::select(vec!["", "projects/shop/deadLetters/", "projects/other/deadLetters/"]);
+    prop_oneof![
+        2 => (equality(), prop::sample::select(vec!["OPEN", "PROCESSED"])).prop_map(|(op, v)| format!("state {op} {v}")),
+        2 => (equality(), prop::sample::select(DeadLetterReason::ALL.to_vec()))
+            .prop_map(|(op, reason)| format!("reason {op} {}", reason.name())),
+        2 => (order(), prop::sample::select(TIMES.to_vec())).prop_map(|(op, (_, time))| format!("create_time {op} {time}")),
+        1 => Just("create_time:*".to_owned()),
+        3 => (field(), order(), text()).prop_map(|(field, op, value)| format!("{field} {op} {}", quoted(&value))),
+        3 => (field(), prop::sample::select(vec!["=", "!=", ":"]), pattern())
+            .prop_map(|(field, op, value)| format!("{field} {op} {value}")),
+        1 => field().prop_map(|field| format!("{field}:*")),
+        2 => (equality(), project(), prop::sample::select(IDS.to_vec()), 0..=36usize).prop_map(|(op, project, id, length)| {
+            let star = if length < 36 { "*" } else { "" };
+            format!("name {op} {project}{}{star}", &id[..length])
+        }),
+    ]
+}
+
+async fn check_letters(bench: &Bench, letters: &[Letter], filters: &[String]) -> Result<(), TestCaseError> {
+    bench.db.execute_unprepared("DELETE FROM dead_letter").await.expect("delete");
+    for letter in letters {
+        let [queue, kind, error_type, message] = letter.texts.clone();
+        let row = vec![
+            ("project", Value::from(PROJECT)),
+            ("task_id", letter.id.into()),
+            ("queue", queue.into()),
+            ("type", kind.into()),
+            ("error_type", error_type.into()),
+            ("error_message", message.into()),
+            ("fingerprint", letter.fingerprint.clone().into()),
+            ("reason", (letter.reason as i16).into()),
+            ("create_time", letter.create_time.into()),
+            ("process_time", letter.process_time.into()),
+        ];
+        bench.insert("dead_letter", row).await;
+    }
+    let backend = bench.db.get_database_backend();
+    for text in filters {
+        let filter = Filter::parse_dead_letters(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let expected: BTreeSet<Uuid> =
+            letters.iter().filter(|letter| filter.matches(*letter)).map(|letter| letter.id).collect();
+        let select = Query::select()
+            .column((DEAD_LETTER, "task_id"))
+            .from_as("dead_letter", DEAD_LETTER)
+            .cond_where(dead_letter_condition(&filter, backend))
+            .to_owned();
+        let rows = bench.db.query_all(&select).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let found: BTreeSet<Uuid> = rows.iter().map(|row| row.try_get("", "task_id").expect("id")).collect();
+        prop_assert_eq!(found, expected, "{}", text);
+    }
+    Ok(())
+}
+
+fn check_letters_on(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let bench = runtime.block_on(Bench::open(url));
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(ROUNDS) });
+    let filter = letter_term().prop_recursive(3, 8, 2, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|filter| format!("NOT ({filter})")),
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left}) OR ({right})")),
+            (inner.clone(), inner).prop_map(|(left, right)| format!("({left} {right})")),
+        ]
+    });
+    let input = (prop::collection::vec(letter(), 1..=IDS.len()), prop::collection::vec(filter, 1..12));
+    runner
+        .run(&input, |(mut letters, filters)| {
+            for (letter, id) in letters.iter_mut().zip(IDS) {
+                letter.id = Uuid::try_parse(id).expect("valid");
+            }
+            runtime.block_on(check_letters(&bench, &letters, &filters))
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn sqlite_answers_like_the_evaluator() {
     check_database("sqlite::memory:");
+    check_letters_on("sqlite::memory:");
 }
 
 #[test]
 fn postgres_answers_like_the_evaluator() {
     match std::env::var("TASKTOWER_TEST_DATABASE_URL") {
-        Ok(url) => check_database(&url),
+        Ok(url) => {
+            check_database(&url);
+            check_letters_on(&url);
+        }
         Err(_) => eprintln!("SKIPPED: TASKTOWER_TEST_DATABASE_URL is not set, PostgreSQL was not checked"),
     }
 }

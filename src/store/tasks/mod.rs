@@ -13,5 +13,5 @@ pub use self::{
     },
     list::{COUNT_LIMIT, attempts, count, get, list},
     load::{Held, Loaded, inputs, last_attempts, load, lock, peek},
-    write::{Net, write},
+    write::{Net, Replayed, write},
 };

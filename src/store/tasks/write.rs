@@ -16,12 +16,13 @@ use super::{
 };
 use crate::{
     domain::{
-        task::{Attempt, AttemptOutcome, Payload, Spec, Task},
+        fingerprint,
+        task::{Attempt, AttemptOutcome, Micros, Payload, Spec, Task, TaskError},
         task_state::TaskState,
         transition::DeadLetterReason,
     },
     faults::Mutant,
-    ids::ProjectId,
+    ids::{BulkJobId, ProjectId},
 };
 
 /// What a batch did to one task.
@@ -35,6 +36,29 @@ pub struct Net {
     pub attempts: Vec<Attempt>,
     /// Set when it became FAILED.
     pub dead_letter: Option<DeadLetterReason>,
+    /// The times that its dead letter was retried.
+    pub replays: Vec<Replayed>,
+}
+
+/// How a dead letter was retried.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// 1, 2, 3 …
+    pub number: i32,
+    /// By whom.
+    pub owner: Arc<str>,
+    /// The bulk job that did it.
+    pub bulk_job: Option<BulkJobId>,
+    /// The task's input is another one now.
+    pub has_new_input: bool,
+    /// The task's epoch.
+    pub epoch: i64,
+    /// Why the task had not been tried again.
+    pub reason: DeadLetterReason,
+    /// The error before.
+    pub error: TaskError,
+    /// When the task had failed for good.
+    pub fail_time: Micros,
 }
 
 /// Where a task is.
@@ -68,6 +92,7 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
     tx.defer(delete_ready(tx, p, &w.ready_delete), checked(w.ready_delete.len()));
     tx.defer(delete_lease(tx, p, &w.lease_delete), checked(w.lease_delete.len()));
     tx.defer(delete_closed(p, &w.closed_delete), None);
+    tx.defer(insert_replay(p, &w.replays, now), None);
     tx.defer(delete_dead_letter(p, &w.dead_letter_delete), None);
     tx.defer(insert_task(p, &w.task_insert), None);
     tx.defer(insert_ready(p, &w.ready_insert, now), None);
@@ -75,10 +100,12 @@ pub async fn write(tx: &mut Tx, project: &ProjectId, nets: &[Net]) -> StoreResul
     tx.defer(update_lease(p, &w.lease_update), Some(w.lease_update.len()));
     tx.defer(update_task_life(p, &w.life_update), None);
     tx.defer(update_task_spec(p, &w.spec_update), None);
+    tx.defer(update_task_input(p, &w.input_update), None);
     tx.defer(insert_attempt(p, &w.attempts), None);
     tx.defer(insert_closed(p, &w.closed_insert), None);
     tx.defer(insert_dead_letter(p, &w.dead_letter_insert, now), None);
     tx.defer(delete_attempts(p, &w.task_delete), None);
+    tx.defer(delete_replays(p, &w.task_delete), None);
     tx.defer(delete_task(p, &w.task_delete), None);
     if w.may_write_twice() { tx.flush().await } else { Ok(()) }
 }
@@ -95,11 +122,13 @@ struct Work<'a> {
     /// With the attempt that succeeded, if one did.
     life_update: Vec<(&'a Task, Option<&'a Attempt>)>,
     spec_update: Vec<&'a Task>,
+    input_update: Vec<&'a Task>,
     attempts: Vec<(&'a Task, &'a Attempt)>,
     closed_delete: Vec<&'a Task>,
     closed_insert: Vec<&'a Task>,
     dead_letter_delete: Vec<&'a Task>,
     dead_letter_insert: Vec<(&'a Task, DeadLetterReason)>,
+    replays: Vec<(&'a Task, &'a Replayed)>,
     task_delete: Vec<&'a Task>,
 }
 
@@ -136,6 +165,10 @@ impl<'a> Work<'a> {
         }
         if before.is_some_and(|t| t.state == TaskState::Failed) {
             self.dead_letter_delete.extend(before);
+        }
+        if let Some(task) = after {
+            self.replays.extend(net.replays.iter().map(|replay| (task, replay)));
+            self.input_update.extend(net.replays.iter().any(|replay| replay.has_new_input).then_some(task));
         }
         if let (Some(task), Some(reason)) = (after.filter(|t| t.state == TaskState::Failed), net.dead_letter) {
             self.dead_letter_insert.push((task, reason));
@@ -175,6 +208,7 @@ impl<'a> Work<'a> {
             || both(&self.task_insert, &self.life_update)
             || both(&self.task_insert, &self.spec_update)
             || both(&self.life_update, &self.spec_update)
+            || !self.input_update.is_empty()
             || both(&self.closed_delete, &self.closed_insert)
             || both(&self.dead_letter_delete, &self.dead_letter_insert)
             || !self.task_delete.is_empty()
@@ -429,6 +463,21 @@ fn update_task_spec(project: &str, tasks: &[&Task]) -> Sql {
     )
 }
 
+/// The input of tasks that are opened again with another one.
+fn update_task_input(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::update_task_input
+         WITH {x} UPDATE task SET input = x.input, input_type = x.input_type {at task by id}",
+    )
+    .text(project)
+    .rows(
+        Rows::new(tasks.len())
+            .id("id", tasks.iter().map(|t| t.id.0))
+            .blob("input", tasks.iter().map(|t| t.input.as_ref().map(|p| p.data.clone())))
+            .opt_text("input_type", tasks.iter().map(|t| media_type(t.input.as_ref()))),
+    )
+}
+
 fn insert_attempt(project: &str, attempts: &[(&Task, &Attempt)]) -> Sql {
     let each = || attempts.iter().map(|(_, a)| a);
     let decisions = || each().map(|a| a.decision.as_ref());
@@ -496,8 +545,10 @@ fn insert_dead_letter(project: &str, letters: &[(&Task, DeadLetterReason)], now:
     let errors = || letters.iter().map(|(t, _)| t.error.as_ref());
     Sql::new(
         "-- tasks::insert_dead_letter
-         WITH {x} INSERT INTO dead_letter (project, task_id, queue, type, reason, error_type, error_message, create_time)
-         SELECT $1, x.id, x.queue, x.type, x.reason, x.error_type, x.error_message, $2 FROM x",
+         WITH {x} INSERT INTO dead_letter (project, task_id, queue, type, reason, error_type, error_message, create_time,
+            fingerprint, attempt_count, crash_count)
+         SELECT $1, x.id, x.queue, x.type, x.reason, x.error_type, x.error_message, $2, x.fingerprint, x.attempt_count,
+            x.crash_count FROM x",
     )
     .text(project)
     .int(now)
@@ -508,8 +559,49 @@ fn insert_dead_letter(project: &str, letters: &[(&Task, DeadLetterReason)], now:
             .text("type", letters.iter().map(|(t, _)| t.spec.task_type.as_str()))
             .int("reason", letters.iter().map(|(_, reason)| (*reason as u8).into()))
             .text("error_type", errors().map(|e| e.map_or("", |e| e.error_type.as_str())))
-            .text("error_message", errors().map(|e| e.map_or("", |e| e.message.as_str()))),
+            .text("error_message", errors().map(|e| e.map_or("", |e| e.message.as_str())))
+            .opt_string(
+                "fingerprint",
+                errors().map(|e| Some(e.map_or_else(String::new, |e| fingerprint::of(&e.error_type, &e.message)))),
+            )
+            .int("attempt_count", letters.iter().map(|(t, _)| t.attempt_count.into()))
+            .int("crash_count", letters.iter().map(|(t, _)| t.crash_count.into())),
     )
+}
+
+fn insert_replay(project: &str, replays: &[(&Task, &Replayed)], now: i64) -> Sql {
+    let each = || replays.iter().map(|(_, replay)| replay);
+    Sql::new(
+        "-- tasks::insert_replay
+         WITH {x} INSERT INTO replay (project, task_id, number, time, owner, bulk_job, epoch, input_changed, reason,
+            error_type, error_message, fail_time)
+         SELECT $1, x.task_id, x.number, $2, x.owner, x.bulk_job, x.epoch, x.input_changed, x.reason, x.error_type,
+            x.error_message, x.fail_time FROM x",
+    )
+    .text(project)
+    .int(now)
+    .rows(
+        Rows::new(replays.len())
+            .id("task_id", replays.iter().map(|(t, _)| t.id.0))
+            .int("number", each().map(|r| r.number.into()))
+            .text("owner", each().map(|r| &*r.owner))
+            .opt_id("bulk_job", each().map(|r| r.bulk_job.map(|job| job.0)))
+            .int("epoch", each().map(|r| r.epoch))
+            .flag("input_changed", each().map(|r| r.has_new_input))
+            .int("reason", each().map(|r| (r.reason as u8).into()))
+            .text("error_type", each().map(|r| r.error.error_type.as_str()))
+            .text("error_message", each().map(|r| r.error.message.as_str()))
+            .int("fail_time", each().map(|r| r.fail_time)),
+    )
+}
+
+fn delete_replays(project: &str, tasks: &[&Task]) -> Sql {
+    Sql::new(
+        "-- tasks::delete_replays
+         WITH {x} DELETE FROM replay WHERE project = $1 AND task_id {in_x}",
+    )
+    .text(project)
+    .rows(ids(tasks))
 }
 
 fn delete_dead_letter(project: &str, tasks: &[&Task]) -> Sql {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use prost::Message;
 use tasktower::{
     api::{
-        convert::{bulk_job, fields::Path, project, queue, report, retry, task, task_change, watch, worker},
+        convert::{bulk_job, dead_letter, fields::Path, project, queue, report, retry, task, task_change, watch, worker},
         page_token::PageTokens,
         status::to_status,
     },
@@ -89,6 +89,13 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.RetryService/EvaluateRetry" => fed(bytes, retry::evaluate),
         "tasktower.v1.RetryService/SimulatePolicy" => fed(bytes, retry::simulate),
         "tasktower.v1.RetryService/GetRetryStatistics" => fed(bytes, retry::statistics),
+        "tasktower.v1.DeadLetterService/GetDeadLetter" => fed(bytes, dead_letter::get),
+        "tasktower.v1.DeadLetterService/ListDeadLetters" => fed(bytes, |m| place(&dead_letter::list(m)?.page_token)),
+        "tasktower.v1.DeadLetterService/AnalyzeDeadLetters" => fed(bytes, dead_letter::analyze),
+        "tasktower.v1.DeadLetterService/RetryDeadLetter" => fed(bytes, dead_letter::retry),
+        "tasktower.v1.DeadLetterService/BulkRetryDeadLetters" => fed(bytes, dead_letter::bulk_retry),
+        "tasktower.v1.DeadLetterService/MarkDeadLetterProcessed" => fed(bytes, dead_letter::mark_processed),
+        "tasktower.v1.DeadLetterService/ReopenDeadLetter" => fed(bytes, dead_letter::reopen),
         "tasktower.v1.ProjectService/CreateProject" => fed(bytes, project::create),
         "tasktower.v1.ProjectService/GetProject" => fed(bytes, project::get),
         "tasktower.v1.ProjectService/ListProjects" => fed(bytes, |m| place(&project::list(m)?.1)),

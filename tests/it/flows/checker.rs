@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tasktower::pb::Task;
+use tasktower::pb::{RetryTaskRequest, Task};
 
 use crate::support::{
     backend::{Backend, Database, for_each_backend},
@@ -62,7 +62,10 @@ async fn healthy(database: &Database) -> (Known, Inspector) {
     let clients = Clients::connect(&server).await;
     let now = async || lease(&clients, "checker", "t", "q", 1, SOON).await.remove(0);
     cancel(&clients, &submit(&clients, task("t", "q")).await, "no need").await;
-    submit(&clients, task("t", "q")).await;
+    let failing = submit(&clients, task("t", "q")).await;
+    assert!(fail(&clients, &token(&now().await), true).await.is_none());
+    let retry = RetryTaskRequest { name: failing, ..RetryTaskRequest::default() };
+    clients.tasks().retry_task(retry).await.expect("a good retry");
     assert!(fail(&clients, &token(&now().await), true).await.is_none());
     submit(&clients, task("t", "q")).await;
     now().await;
@@ -120,7 +123,9 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::QueueFigures, "UPDATE queue_stat SET succeeded = succeeded + 1".to_owned()),
         (Rule::QueueFigures, "DELETE FROM queue_stat".to_owned()),
         (Rule::ClosedLists, "DELETE FROM closed WHERE state = 6".to_owned()),
-        (Rule::ClosedLists, "DELETE FROM dead_letter".to_owned()),
+        (Rule::DeadLetters, "DELETE FROM dead_letter".to_owned()),
+        (Rule::DeadLetters, "DELETE FROM replay WHERE number = 1".to_owned()),
+        (Rule::DeadLetters, "UPDATE replay SET number = number + 1".to_owned()),
         (Rule::NothingTooSoon, format!("UPDATE journal SET time = 1 WHERE task_id = {id} AND kind = 2")),
         (Rule::UniqueKeys, "DELETE FROM unique_key".to_owned()),
         (Rule::UniqueKeys, format!("UPDATE unique_key SET task_id = {succeeded}")),

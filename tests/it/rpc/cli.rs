@@ -247,3 +247,40 @@ async fn every_measurement_ends_with_its_json() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn dead_letters_are_looked_at_retried_and_put_aside() {
+    for_each_backend(async |database| {
+        let rpc = Rpc::start(database).await;
+        let empty = say(&rpc, &["dlq", "list"]).await;
+        assert!(empty.err.contains("no dead letter matches"), "{empty:?}");
+        let name = rpc.failed().await;
+        let id = name.rsplit('/').next().expect("an id");
+        let entry = format!("projects/default/deadLetters/{id}");
+        assert_eq!(say(&rpc, &["dead-letter", "list", "-o", "name"]).await.well().trim(), entry);
+        let wide = say(&rpc, &["dlq", "list", "--filter", "state = OPEN", "-o", "wide"]).await.well();
+        assert!(wide.contains("FINAL") && wide.contains("Broken: it broke"), "{wide}");
+
+        // Nothing is changed by looking.
+        let shown = say(&rpc, &["dlq", "retry", id, "--dry-run", "-o", "json"]).await.json();
+        assert_eq!(shown[0]["state"], "STATE_OPEN");
+        let dry = say(&rpc, &["dlq", "bulk-retry", "--filter", "*", "--dry-run"]).await;
+        assert!(dry.err.contains("1 OPEN entries match"), "{dry:?}");
+        let unasked = say(&rpc, &["dlq", "bulk-retry", "--filter", "*"]).await;
+        unasked.badly(USAGE, &["--yes", "--dry-run"]);
+        let groups = say(&rpc, &["dlq", "analyze", "-o", "json"]).await.json();
+        assert_eq!((&groups[0]["count"], &groups[0]["sample"]["name"]), (&json!("1"), &json!(entry)));
+
+        let marked = say(&rpc, &["dlq", "mark-processed", id, "--reason", "by hand", "-o", "json"]).await.json();
+        assert_eq!((&marked[0]["state"], &marked[0]["processReason"]), (&json!("STATE_PROCESSED"), &json!("by hand")));
+        say(&rpc, &["dlq", "reopen", &entry]).await.well();
+        let job = say(&rpc, &["dlq", "bulk-retry", id, "--rate", "100", "--force", "-o", "json"]).await.json();
+        assert_eq!((&job["state"], &job["doneCount"]), (&json!("STATE_SUCCEEDED"), &json!("1")));
+        let details = say(&rpc, &["dlq", "get", id]).await.well();
+        assert!(details.contains("REPLAYED") && details.contains("1 of 10"), "{details}");
+        const FAILED_PRECONDITION: i32 = 64 + 9;
+        say(&rpc, &["dlq", "retry", id]).await.badly(FAILED_PRECONDITION, &["REPLAYED"]);
+        say(&rpc, &["dlq", "get", "0190a6c0-0000-7000-8000-000000000000"]).await.badly(NOT_FOUND, &["dead letter"]);
+    })
+    .await;
+}

@@ -4,6 +4,7 @@
 //! be like. Each file is one service or one kind of client.
 
 mod cli;
+mod dead_letter;
 mod errors;
 mod grpcurl;
 mod project;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use super::Rpc;
+use super::{Rpc, task, token};
 use crate::support::{
     backend::Database,
     buf::Buf,
@@ -105,4 +105,20 @@ async fn work_through(page: &str) {
 #[tokio::test]
 async fn the_examples_about_retries_work() {
     work_through("docs/operate/retries.md").await;
+}
+
+/// Each example finds an entry that is OPEN, for its ENTRY.
+#[tokio::test]
+async fn the_examples_about_dead_letters_work() {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    for example in examples_of("docs/operate/dead-letters.md") {
+        let name = rpc.submit(task("t")).await;
+        // What the example before opened again fails with it.
+        for leased in rpc.lease(100).await {
+            rpc.fail(token(&leased)).await;
+        }
+        let entry = name.rsplit('/').next().expect("an id");
+        run(&rpc, &example.replace("ENTRY", entry)).await;
+    }
 }

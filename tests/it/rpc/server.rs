@@ -27,7 +27,8 @@ use crate::support::{
     wait::SOON,
 };
 
-const OUR_SERVICES: [&str; 5] = [
+const OUR_SERVICES: [&str; 6] = [
+    "tasktower.v1.DeadLetterService",
     "tasktower.v1.ProjectService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",

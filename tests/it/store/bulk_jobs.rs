@@ -31,6 +31,7 @@ async fn create(store: &Store) -> BulkJob {
         create_time: now,
         update_time: now,
         finish_time: None,
+        retry: None,
     };
     bulk_jobs::create(&mut tx, &job).await.unwrap();
     tx.commit().await.unwrap();
@@ -39,7 +40,7 @@ async fn create(store: &Store) -> BulkJob {
 
 async fn claim(store: &Store) -> Option<bulk_jobs::Claimed> {
     let mut tx = store.begin().await.unwrap();
-    let claimed = bulk_jobs::claim_next(&mut tx).await.unwrap();
+    let claimed = bulk_jobs::claim_next(&mut tx, bulk_jobs::Kind::Swift).await.unwrap();
     tx.commit().await.unwrap();
     claimed
 }

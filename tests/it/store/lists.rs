@@ -218,6 +218,21 @@ async fn connect_postgres(database: &Database) -> sqlx::PgConnection {
 }
 
 /// Runs statements past the store.
+/// The texts that a statement of one column answers.
+pub(super) async fn texts(database: &Database, select: &str) -> Vec<String> {
+    let select = AssertSqlSafe(select.to_owned());
+    match database.backend() {
+        Backend::Sqlite => {
+            let mut connection = SqliteConnectOptions::from_str(database.url()).unwrap().connect().await.unwrap();
+            sqlx::query_scalar(select).fetch_all(&mut connection).await.unwrap()
+        }
+        Backend::Postgres => {
+            let mut connection = connect_postgres(database).await;
+            sqlx::query_scalar(select).fetch_all(&mut connection).await.unwrap()
+        }
+    }
+}
+
 pub(super) async fn execute(database: &Database, statements: &str) {
     let statements = AssertSqlSafe(statements.to_owned());
     match database.backend() {

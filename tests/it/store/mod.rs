@@ -1,6 +1,7 @@
 //! The store by itself, on every kind of database.
 
 mod bulk_jobs;
+mod dead_letters;
 mod idempotency;
 mod lists;
 mod projects;

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
-    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
+    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
     retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
     worker_service_client::WorkerServiceClient,
 };
@@ -55,6 +55,10 @@ impl Clients {
 
     pub fn workers(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::new(self.channel())
+    }
+
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.channel())
     }
 
     pub fn projects(&self) -> ProjectServiceClient<Channel> {

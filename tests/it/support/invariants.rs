@@ -38,8 +38,10 @@ pub enum Rule {
     OnePlace,
     /// The figures of a queue are what counting gives.
     QueueFigures,
-    /// The lists of closed tasks and dead letters hold those tasks and no others.
+    /// The lists of closed tasks hold those tasks and no others.
     ClosedLists,
+    /// Every FAILED task, and no other, has one dead letter; each time one was retried is kept.
+    DeadLetters,
     /// A unique key is held by the open task that has it.
     UniqueKeys,
     /// Nothing ends before its time: no lease, no attempt, no waiting task; and nothing is leased before its time.
@@ -72,6 +74,7 @@ impl Rule {
         Rule::OnePlace,
         Rule::QueueFigures,
         Rule::ClosedLists,
+        Rule::DeadLetters,
         Rule::UniqueKeys,
         Rule::NothingTooSoon,
         Rule::SubmitsKept,
@@ -109,11 +112,12 @@ mod number {
     pub const LEASE_EXPIRED: i64 = 7;
     pub const TIMED_OUT: i64 = 8;
     pub const EXPIRED: i64 = 9;
+    pub const RETRIED: i64 = 13;
     pub const DELETED: i64 = 15;
 }
 use number::{
-    CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETRYING, RUNNING, SUBMITTED, SUCCEEDED,
-    TIMED_OUT,
+    CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETRIED, RETRYING, RUNNING, SUBMITTED,
+    SUCCEEDED, TIMED_OUT,
 };
 
 /// The timeout of an attempt unless its task says another, in microseconds.
@@ -178,6 +182,8 @@ pub struct Facts {
     figures: BTreeMap<String, Figures>,
     closed: BTreeSet<(String, i64)>,
     dead_letters: BTreeSet<String>,
+    /// Numbers of the replays of each dead letter, in order.
+    replays: BTreeMap<String, Vec<i64>>,
     unique_keys: Vec<UniqueKeyRow>,
     /// Connections that are idle inside a transaction, by their last statement.
     pub idle_in_transaction: Vec<String>,
@@ -426,6 +432,14 @@ impl Inspector {
                 .into_iter()
                 .map(|(task,): (String,)| task)
                 .collect(),
+            replays: {
+                let replays = "SELECT {array}({hex:task_id}, number) FROM replay WHERE project = $1 ORDER BY number";
+                let mut by_task: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+                for (task, number) in self.rows::<(String, i64)>(project, replays).await {
+                    by_task.entry(task).or_default().push(number);
+                }
+                by_task
+            },
             unique_keys: self.rows(project, unique_keys).await,
             idle_in_transaction: self.idle_in_transaction().await,
         }
@@ -503,6 +517,7 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_places(&mut found);
     facts.check_figures(&mut found);
     facts.check_lists(&mut found);
+    facts.check_dead_letters(&mut found);
     facts.check_unique_keys(&mut found);
     facts.check_times(&by_task, &mut found);
     facts.check_submits(known, &by_task, &mut found);
@@ -758,9 +773,30 @@ impl Facts {
         for (id, state) in closed.symmetric_difference(&self.closed) {
             found.add(Rule::ClosedLists, format!("task {id} in state {state} is listed in one place only"));
         }
-        let failed: BTreeSet<String> = in_state(FAILED).map(|(id, _)| id).collect();
+    }
+
+    /// An entry is OPEN or PROCESSED exactly while its task is FAILED, and was retried as often as the journal says.
+    fn check_dead_letters(&self, found: &mut Found) {
+        let failed: BTreeSet<String> =
+            self.tasks.values().filter(|task| task.state == FAILED).map(|task| task.id.clone()).collect();
         for id in failed.symmetric_difference(&self.dead_letters) {
-            found.add(Rule::ClosedLists, format!("task {id} is FAILED or a dead letter, not both"));
+            found.add(Rule::DeadLetters, format!("task {id} is FAILED or a dead letter, not both"));
+        }
+        let mut retried: BTreeMap<&str, i64> = BTreeMap::new();
+        for row in self.journal.iter().filter(|row| row.kind == RETRIED && row.from_state == Some(FAILED)) {
+            let Some(id) = &row.task else { continue };
+            // A replay goes with its task.
+            if self.tasks.contains_key(id) {
+                *retried.entry(id).or_default() += 1;
+            }
+        }
+        let ids: BTreeSet<&str> = retried.keys().copied().chain(self.replays.keys().map(String::as_str)).collect();
+        for id in ids {
+            let expected: Vec<i64> = (1..=retried.get(id).copied().unwrap_or(0)).collect();
+            let kept = self.replays.get(id).cloned().unwrap_or_default();
+            found.unless(kept == expected, Rule::DeadLetters, || {
+                format!("the dead letter of task {id} was retried {expected:?}, and {kept:?} are kept")
+            });
         }
     }
 

@@ -438,6 +438,7 @@ fn collection(message: &str) -> &'static str {
     match message {
         _ if message.contains("BulkJob") => "/bulkJobs/",
         _ if message.contains("RetryPolic") => "/retryPolicies/",
+        _ if message.contains("DeadLetter") => "/deadLetters/",
         _ if message.contains("Queue") => "/queues/",
         _ if message.contains("Worker") => "/workers/",
         _ if message.contains("Project") => "projects/",
@@ -456,6 +457,7 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
             "projects/default/workers/w",
             "projects/default/bulkJobs/{}",
             "projects/default/retryPolicies/p",
+            "projects/default/deadLetters/{}",
         ],
         "retry_policy" => &["", "projects/default/retryPolicies/p", "projects/default/retryPolicies/none"],
         "retry_policy_id" => &["p", "p-{}"],
