@@ -5,6 +5,7 @@
 //! would not pass by itself ends the run with the error: figures of a broken run are worse than none.
 
 mod backlog;
+mod bulk_retry;
 mod latency;
 mod lifecycle;
 mod list;
@@ -41,6 +42,8 @@ pub enum BenchCommand {
     Backlog(backlog::BacklogArgs),
     /// N tasks fail together: in which seconds do they come back?
     Retry(retry::RetryArgs),
+    /// Retry N dead letters at a rate: is it kept, does it stop?
+    BulkRetry(bulk_retry::BulkRetryArgs),
     /// N streams, each on a task of its own; is every change delivered once?
     Watch(watch::WatchArgs),
 }
@@ -63,6 +66,7 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::List(args) => report::tell(&list::run(context, &args).await?, args.tell)?,
         BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
         BenchCommand::Retry(args) => report::tell(&retry::run(context, &args).await?, args.tell)?,
+        BenchCommand::BulkRetry(args) => report::tell(&bulk_retry::run(context, &args).await?, args.tell)?,
         BenchCommand::Watch(args) => report::tell(&watch::run(context, &args).await?, args.tell)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -107,6 +107,23 @@ pub struct Backlog {
     pub p99_ms: f64,
 }
 
+/// Result of `bench bulk-retry`.
+#[derive(Debug, Serialize)]
+pub struct BulkRetried {
+    pub scenario: &'static str,
+    pub tasks: u64,
+    pub retried: u64,
+    /// As asked for.
+    pub rate: i32,
+    /// As it was, over the whole job.
+    pub per_s: f64,
+    /// How far the one is from the other.
+    pub error_percent: f64,
+    /// With `--fail`: from the first failure to the end of the job.
+    pub stopped_after_s: Option<f64>,
+    pub window_s: Option<f64>,
+}
+
 /// Encloses on stderr what the figures are of: whoever reads the CPU times of the processes beside us reads them when
 /// these lines come.
 pub struct Measuring(Instant);

@@ -236,6 +236,8 @@ async fn every_measurement_ends_with_its_json() {
             &["read", "--seconds", "1", "--inflight", "4"],
             &["list", "--seconds", "1", "--tasks", "300", "--inflight", "2"],
             &["backlog", "--waiting", "50", "--leases", "5", "--batch", "10"],
+            &["bulk-retry", "--tasks", "100", "--rate", "500"],
+            &["bulk-retry", "--tasks", "200", "--rate", "50", "--fail", "60s"],
             &["watch", "--streams", "20", "--connections", "2", "--events", "100"],
             &["watch", "--streams", "20", "--connections", "2", "--events", "100", "--rate", "2000"],
         ] {
