@@ -172,6 +172,34 @@ def retry(store):
     return prepare
 
 
+def bulk_retry(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                meter, told = sides.bench(server, store, "bulk-retry", "--tasks", 20_000, "--rate", 1_000)
+            told["off_percent"] = abs(told["error_percent"])
+            return meter.figures(told, told["tasks"])
+
+        return {OURS: once}
+
+    return prepare
+
+
+def bulk_retry_stop(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                meter, told = sides.bench(
+                    server, store, "bulk-retry", "--tasks", 20_000, "--rate", 500, "--fail", "20s"
+                )
+            told["windows"] = told["stopped_after_s"] / told["window_s"]
+            return meter.figures(told, told["retried"])
+
+        return {OURS: once}
+
+    return prepare
+
+
 def retry_decision(sides, stack):
     return {OURS: sides.retry_decision}
 
@@ -291,6 +319,32 @@ ROWS = [
             ],
             [Ask("most_over_mean", None, 2, None)],
             retry(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"bulk-retry-{store}",
+            f"20,000 dead letters retried at 1,000/s, {name}: how far the rate is off over the job",
+            [Value("off_percent", "% off", False, 2), Value("per_s", "tasks/s", True)],
+            [Ask("off_percent", None, 5, None)],
+            bulk_retry(store),
+            most_rounds=4,
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"bulk-retry-stop-{store}",
+            f"dead letters retried at 500/s that all fail again, {name}: how soon the job stops",
+            [
+                Value("windows", "windows from the first failure", False, 3),
+                Value("stopped_after_s", "s", False, 2),
+                Value("retried", "retried", False),
+            ],
+            [Ask("windows", None, 1, None)],
+            bulk_retry_stop(store),
+            most_rounds=4,
         )
         for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
     ),

@@ -16,9 +16,9 @@ use super::{Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PageTokens, Streams};
 use crate::{
     app::App,
     pb::{
-        self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
-        retry_service_server::RetryServiceServer, task_service_server::TaskServiceServer,
-        worker_service_server::WorkerServiceServer,
+        self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
+        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
 

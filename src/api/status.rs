@@ -347,11 +347,11 @@ mod tests {
             Error::ListTooSlow => 21,
             Error::Internal(_) => 22,
             Error::InUse { .. } => 23,
-            Error::QuotaExceeded { .. } => 24,
-            Error::ReplayLimit { .. } => 25,
+            Error::ReplayLimit { .. } => 24,
+            Error::QuotaExceeded { .. } => 25,
         }
     }
-    const VARIANTS: usize = 25;
+    const VARIANTS: usize = 26;
 
     /// The code that the comment of each reason begins with, from the descriptors.
     fn documented_codes() -> HashMap<String, String> {

@@ -122,8 +122,7 @@ impl DeadLetterState {
 
 impl DeadLetterReason {
     /// All there are.
-    pub const ALL: [Self; 6] =
-        [Self::Exhausted, Self::Final, Self::Poison, Self::Expired, Self::Rule, Self::MaxAge];
+    pub const ALL: [Self; 6] = [Self::Exhausted, Self::Final, Self::Poison, Self::Expired, Self::Rule, Self::MaxAge];
 
     /// The name as people and filters write it.
     pub fn name(self) -> &'static str {

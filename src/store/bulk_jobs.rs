@@ -92,7 +92,7 @@ fn encode_ids(ids: &[TaskId]) -> String {
 }
 
 fn decode_ids(text: &str) -> StoreResult<Vec<TaskId>> {
-    let ids = text.as_bytes().chunks(uuid::fmt::Simple::LENGTH).map(|digits| uuid::Uuid::try_parse_ascii(digits));
+    let ids = text.as_bytes().chunks(uuid::fmt::Simple::LENGTH).map(uuid::Uuid::try_parse_ascii);
     ids.map(|id| id.map(TaskId).map_err(|cause| StoreError::Bug(cause.into()))).collect()
 }
 

@@ -115,7 +115,8 @@ async fn fail(load: &Load, api: &Api) -> anyhow::Result<u64> {
         ..Default::default()
     };
     let leased = api.workers().lease_tasks(api.call(request)).await?.into_inner().tasks;
-    let error = TaskError { r#type: "Bench".to_owned(), message: "fails for the bench".to_owned(), ..Default::default() };
+    let error =
+        TaskError { r#type: "Bench".to_owned(), message: "fails for the bench".to_owned(), ..Default::default() };
     let failure = |token| TaskFailure { token, error: Some(error.clone()), r#final: true, retry_after: None };
     let failures: Vec<_> = leased.into_iter().map(|leased| failure(leased.token)).collect();
     let count = failures.len() as u64;

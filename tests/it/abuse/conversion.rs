@@ -9,7 +9,9 @@ use std::time::Instant;
 use prost::Message;
 use tasktower::{
     api::{
-        convert::{bulk_job, dead_letter, fields::Path, project, queue, report, retry, task, task_change, watch, worker},
+        convert::{
+            bulk_job, dead_letter, fields::Path, project, queue, report, retry, task, task_change, watch, worker,
+        },
         page_token::PageTokens,
         status::to_status,
     },

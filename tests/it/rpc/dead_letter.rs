@@ -115,7 +115,7 @@ async fn an_entry_lives_from_failure_to_failure_and_keeps_its_replays() {
         assert_eq!((error.r#type.as_str(), error.message.as_str()), ("Broken", "row 17 of \"a\" broke"));
         assert_eq!(open.fingerprint.len(), 16);
         assert_eq!(open.create_time, rpc.get(&name).await.finish_time, "written with the failure");
-        assert_eq!(rpc.entries("").await, [open.clone()]);
+        assert_eq!(rpc.entries("").await, std::slice::from_ref(&open));
 
         // A retry opens the task, and the entry says so.
         let stale = pb::RetryDeadLetterRequest { name: entry_of(&name), etag: "\"x\"".into(), ..Default::default() };

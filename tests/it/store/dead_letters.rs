@@ -124,7 +124,6 @@ async fn the_journal_tells_of_a_changed_input_and_keeps_it_out() {
         assert_eq!(rows.len(), 1);
         assert!(rows[0].contains("\"input\":[") && rows[0].contains("\"sha256\""), "{}", rows[0]);
         assert!(!rows[0].contains("secret"), "{}", rows[0]);
-        w.check_journal().await;
     })
     .await;
 }

@@ -3,6 +3,7 @@
 //! The table is one `Case` for each way of being wrong; the last test of it compares the methods it covers with the
 //! descriptors, so that a new RPC cannot stay without. SQLite alone: what is refused here never comes near a database.
 
+mod dead_letter;
 mod retry;
 
 use std::{
@@ -625,10 +626,8 @@ fn worker_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    [submit_cases(), task_cases(), bulk_cases(), queue_and_project_cases(), retry::cases(), worker_cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let services = [queue_and_project_cases(), retry::cases(), dead_letter::cases(), worker_cases()];
+    [submit_cases(), task_cases(), bulk_cases()].into_iter().chain(services).flatten().collect()
 }
 
 /// Every method of ours, as `package.Service/Method`.
