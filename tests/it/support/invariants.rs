@@ -65,7 +65,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 18] = [
+    pub const ALL: [Rule; 19] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
