@@ -9,6 +9,7 @@ use super::{
     queue::{Queue, QueueSettings},
     retry::RetryMore,
     retry_policy::RetryPolicy,
+    schedule::{Schedule, Settings},
     task::Task,
 };
 use crate::ids::ProjectId;
@@ -72,6 +73,15 @@ pub fn project_etag(project: &Project) -> String {
 /// The etag of a retry policy.
 pub fn retry_policy_etag(policy: &RetryPolicy) -> String {
     of(&(policy.project.as_str(), &policy.id, &policy.content))
+}
+
+/// The etag of a schedule: its settings.
+pub fn schedule_etag(schedule: &Schedule) -> String {
+    let Settings { display_name, description, timing, template, overlap, catch_up, paused, pause_note } =
+        &schedule.settings;
+    let input = template.input.as_ref().map(|input| (&input.media_type, input.data.as_ref()));
+    let names = (schedule.project.as_str(), schedule.uid, display_name, description);
+    of(&(names, timing, template.encode(), input, overlap, catch_up, paused, pause_note))
 }
 
 /// The etag of any content whose serialisation is canonical (structs and sorted maps are).

