@@ -96,3 +96,8 @@ pub fn bulk_job_name(project: &ProjectId, job: BulkJobId) -> String {
 pub fn retry_policy_name(project: &ProjectId, policy: &str) -> String {
     format!("projects/{project}/retryPolicies/{policy}")
 }
+
+/// The resource name of a schedule.
+pub fn schedule_name(project: &ProjectId, schedule: &str) -> String {
+    format!("projects/{project}/schedules/{schedule}")
+}

@@ -15,6 +15,7 @@ mod m20261124_000003_estimates;
 mod m20261124_000004_answers;
 mod m20261125_000005_retry_policies;
 mod m20261125_000006_dead_letters;
+mod m20261125_000007_schedules;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000004_answers::Migration),
             Box::new(m20261125_000005_retry_policies::Migration),
             Box::new(m20261125_000006_dead_letters::Migration),
+            Box::new(m20261125_000007_schedules::Migration),
         ]
     }
 }

@@ -17,6 +17,7 @@ mod dead_letter;
 mod project;
 mod queue;
 mod retry;
+mod schedule;
 mod services;
 mod session;
 mod streams;
@@ -34,13 +35,14 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Our services, as health and reflection name them.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     "tasktower.v1.TaskService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
     "tasktower.v1.WorkerService",
     "tasktower.v1.ProjectService",
     "tasktower.v1.DeadLetterService",
+    "tasktower.v1.ScheduleService",
 ];
 
 /// What the handlers work with. Each service is an implementation of its trait for it. Cheap to clone.

@@ -17,7 +17,7 @@ use crate::{
     app::App,
     pb::{
         self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
-        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer,
+        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer, schedule_service_server::ScheduleServiceServer,
         task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
@@ -31,6 +31,7 @@ pub struct Services {
     workers: WorkerServiceServer<Api>,
     projects: ProjectServiceServer<Api>,
     dead_letters: DeadLetterServiceServer<Api>,
+    schedules: ScheduleServiceServer<Api>,
     others: Routes,
 }
 
@@ -62,6 +63,7 @@ impl Services {
             workers: limited!(WorkerServiceServer),
             projects: limited!(ProjectServiceServer),
             dead_letters: limited!(DeadLetterServiceServer),
+            schedules: limited!(ScheduleServiceServer),
             others: others.routes(),
         })
     }
@@ -90,6 +92,7 @@ impl Service<Request<Body>> for Services {
             WorkerServiceServer::<Api>::NAME => self.workers.call(request),
             ProjectServiceServer::<Api>::NAME => self.projects.call(request),
             DeadLetterServiceServer::<Api>::NAME => self.dead_letters.call(request),
+            ScheduleServiceServer::<Api>::NAME => self.schedules.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

@@ -14,6 +14,12 @@ pub mod project;
 pub mod queue;
 pub mod retry_policy;
 pub mod retry_report;
+pub mod schedule;
+mod schedule_alarm;
+pub mod schedule_by_hand;
+mod schedule_change;
+mod schedule_run;
+mod schedule_zones;
 pub mod session;
 pub mod task;
 pub mod upkeep;
@@ -25,7 +31,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Durat
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{activity::Activity, committer::Committer, lookup::Lookups, worker::Presence};
+use self::{activity::Activity, committer::Committer, lookup::Lookups, schedule_alarm::Alarm, worker::Presence};
 use crate::{
     error::{Error, Result},
     faults::Mutant,
@@ -55,6 +61,7 @@ struct Inner {
     sessions: Arc<Sessions>,
     activity: Activity,
     presence: Presence,
+    alarm: Alarm,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
     /// Sessions that may still have grants to give back.
@@ -80,6 +87,7 @@ impl App {
             sessions,
             activity: Activity::default(),
             presence: Presence::default(),
+            alarm: Alarm::default(),
             projects: std::sync::Mutex::default(),
             closing: TaskTracker::new(),
             draining,
@@ -104,6 +112,11 @@ impl App {
     /// The figures of the last minute.
     pub fn activity(&self) -> &Activity {
         &self.0.activity
+    }
+
+    /// When due schedules are looked for again.
+    pub fn alarm(&self) -> &Alarm {
+        &self.0.alarm
     }
 
     /// Cancelled when the server begins to stop.

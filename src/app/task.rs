@@ -91,7 +91,7 @@ impl App {
     }
 
     /// Refuses a task that names a retry policy that does not exist.
-    async fn require_named_policy(&self, project: &ProjectId, retry: &Retry) -> Result<()> {
+    pub(super) async fn require_named_policy(&self, project: &ProjectId, retry: &Retry) -> Result<()> {
         match retry {
             Retry::Policy(id) => Box::pin(self.require_retry_policy(project, id)).await,
             Retry::Unsaid | Retry::Settings(_) => Ok(()),

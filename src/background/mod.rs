@@ -11,6 +11,7 @@ mod housekeeping;
 mod lease_sweep;
 mod leaser_waker;
 mod queue_sampler;
+mod scheduler;
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
 
@@ -63,6 +64,7 @@ impl Driver {
             .with(bulk_runner::BulkRunner)
             .with(bulk_retrier::BulkRetrier)
             .with(housekeeping::Housekeeping)
+            .with(scheduler::Scheduler::default())
     }
 
     /// Starts a loop.

@@ -16,7 +16,7 @@ use tonic::{
 use super::failure::Usage;
 use crate::pb::{
     dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient,
+    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
     task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 
@@ -158,6 +158,11 @@ impl Api {
     /// Retry policies.
     pub fn retries(&self) -> RetryServiceClient<Transport> {
         RetryServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Schedules.
+    pub fn schedules(&self) -> ScheduleServiceClient<Transport> {
+        ScheduleServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Workers.

@@ -10,8 +10,8 @@ use tonic::{
 use super::{CallMetadata, Error};
 use crate::pb::{
     project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    retry_service_client::RetryServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// Where a development server listens.
@@ -97,6 +97,15 @@ impl Client {
     /// The stub of `RetryService`.
     pub fn retries(&self) -> RetryServiceClient<Transport> {
         RetryServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// The stub of `ScheduleService`.
+    pub fn schedules(&self) -> ScheduleServiceClient<Transport> {
+        ScheduleServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_REQUEST_BYTES)
     }
 
     /// The stub of `WorkerService`.

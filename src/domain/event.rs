@@ -87,6 +87,20 @@ pub enum ResourceKind {
     DeadLetterProcessed = 120,
     /// A processed dead letter was opened again.
     DeadLetterReopened = 121,
+    /// A schedule was created.
+    ScheduleCreated = 130,
+    /// Settings of a schedule changed.
+    ScheduleUpdated = 131,
+    /// A schedule was deleted.
+    ScheduleDeleted = 132,
+    /// A schedule was paused.
+    SchedulePaused = 133,
+    /// A schedule was resumed.
+    ScheduleResumed = 134,
+    /// Ticks of a schedule were decided.
+    ScheduleRan = 135,
+    /// Past ticks of a schedule got their tasks.
+    ScheduleBackfilled = 136,
 }
 
 impl TryFrom<i16> for ResourceKind {
@@ -106,6 +120,13 @@ impl TryFrom<i16> for ResourceKind {
             Self::RetryPolicyDeleted,
             Self::DeadLetterProcessed,
             Self::DeadLetterReopened,
+            Self::ScheduleCreated,
+            Self::ScheduleUpdated,
+            Self::ScheduleDeleted,
+            Self::SchedulePaused,
+            Self::ScheduleResumed,
+            Self::ScheduleRan,
+            Self::ScheduleBackfilled,
         ]
         .into_iter()
         .find(|kind| *kind as i16 == number)

@@ -20,6 +20,7 @@ pub mod request_id;
 pub mod retry;
 pub mod retry_settings;
 pub mod scalar;
+pub mod schedule;
 pub mod task;
 pub mod task_change;
 pub mod watch;

@@ -122,6 +122,13 @@ pub fn short_id(fields: &mut Fields, at: &Path<'_>, id: String) -> String {
     id
 }
 
+/// A schedule with its project.
+pub fn schedule<'a>(fields: &mut Fields, at: &Path<'_>, name: &'a str) -> (ProjectId, &'a str) {
+    // Ids of schedules have the form of those of projects.
+    let parts = split(name, "schedules").filter(|(_, schedule)| is_project_id(schedule));
+    known(fields, at, parts, "projects/{project}/schedules/{schedule}, with a schedule of [a-z][a-z0-9-]{0,62}")
+}
+
 /// A UUID as names write it.
 pub fn uuid(text: &str) -> Option<Uuid> {
     (text.len() == UUID_LENGTH).then(|| Uuid::try_parse(text).ok()).flatten()

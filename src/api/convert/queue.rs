@@ -145,7 +145,8 @@ pub fn update(request: pb::UpdateQueueRequest) -> Result<Update> {
     fields.finish(Update { project, queue: queue.to_owned(), patch, etag })
 }
 
-fn rate(fields: &mut Fields, at: &Path<'_>, rate: pb::Rate) -> Rate {
+/// A number of things per time.
+pub(super) fn rate(fields: &mut Fields, at: &Path<'_>, rate: pb::Rate) -> Rate {
     let pb::Rate { count, interval, burst } = rate;
     if !RATE_COUNT.contains(&count) {
         fields.refuse(&at.field("count"), "must be 1 to 1,000,000");

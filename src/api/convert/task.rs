@@ -95,7 +95,7 @@ pub fn batch_submit(
 }
 
 /// `at` is the path of the submit, with the fields `task` and `task_id`.
-fn new_task(
+pub(super) fn new_task(
     fields: &mut Fields,
     at: &Path<'_>,
     project: &ProjectId,

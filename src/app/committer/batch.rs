@@ -43,8 +43,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Batcher {
     store: Store,
-    announcer: Announcer,
-    hints: Hints,
+    pub(super) announcer: Announcer,
+    pub(super) hints: Hints,
     recent: Recent,
     judging: Arc<Judging>,
 }

@@ -63,7 +63,7 @@ impl UniqueKeys {
     }
 
     /// Follows a change: a submitted or reopened task takes its key, a final one lets go of it.
-    fn follow(&mut self, change: &Change, now: Micros) {
+    pub(super) fn follow(&mut self, change: &Change, now: Micros) {
         let task = &*change.after;
         // Once its time is over a task does not get its key back by going on.
         let takes = matches!(change.kind, EventKind::Submitted | EventKind::Retried);

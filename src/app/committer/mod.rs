@@ -28,6 +28,7 @@ mod read;
 mod recent;
 mod repeat;
 mod sabotage;
+mod task_writes;
 mod workset;
 
 use std::{
@@ -38,12 +39,15 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot};
 
-pub use self::command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, ReplayWish, Reply, Submitted};
 use self::{
     batch::Batcher,
     command::{AnswerTo, Pending},
     judging::Judging,
     lane::Entrance,
+};
+pub use self::{
+    command::{Action, Answer, Command, IdempotencyKey, Item, NewSubmit, ReplayWish, Reply, Submitted},
+    task_writes::{TaskNews, TaskWrites},
 };
 use crate::{
     context::Caller,
@@ -75,6 +79,8 @@ struct Lanes {
     budget: Arc<Semaphore>,
     store: Store,
     judging: Arc<Judging>,
+    /// For what named writes do to tasks.
+    batcher: Arc<Batcher>,
 }
 
 /// What a lane does different work on.
@@ -101,7 +107,7 @@ impl Committer {
             })
             .collect();
         let budget = Arc::new(Semaphore::new(BUDGET_KIB));
-        Self(Arc::new(Lanes { lanes, groups, budget, store: store.clone(), judging }))
+        Self(Arc::new(Lanes { lanes, groups, budget, store: store.clone(), judging, batcher }))
     }
 
     /// The retry policies of a project as batches know them, a second old at most.

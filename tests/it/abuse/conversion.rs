@@ -10,7 +10,7 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            bulk_job, dead_letter, fields::Path, project, queue, report, retry, task, task_change, watch, worker,
+            bulk_job, dead_letter, fields::Path, project, queue, report, retry, schedule, task, task_change, watch, worker,
         },
         page_token::PageTokens,
         status::to_status,
@@ -101,6 +101,17 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.ProjectService/CreateProject" => fed(bytes, project::create),
         "tasktower.v1.ProjectService/GetProject" => fed(bytes, project::get),
         "tasktower.v1.ProjectService/ListProjects" => fed(bytes, |m| place(&project::list(m)?.1)),
+        "tasktower.v1.ScheduleService/CreateSchedule" => fed(bytes, schedule::create),
+        "tasktower.v1.ScheduleService/GetSchedule" => fed(bytes, schedule::get),
+        "tasktower.v1.ScheduleService/ListSchedules" => fed(bytes, |m| place(&schedule::list(m)?.2)),
+        "tasktower.v1.ScheduleService/UpdateSchedule" => fed(bytes, schedule::update),
+        "tasktower.v1.ScheduleService/DeleteSchedule" => fed(bytes, schedule::delete),
+        "tasktower.v1.ScheduleService/PauseSchedule" => fed(bytes, schedule::pause),
+        "tasktower.v1.ScheduleService/ResumeSchedule" => fed(bytes, schedule::resume),
+        "tasktower.v1.ScheduleService/PreviewSchedule" => fed(bytes, schedule::preview),
+        "tasktower.v1.ScheduleService/RunSchedule" => fed(bytes, schedule::run),
+        "tasktower.v1.ScheduleService/BackfillSchedule" => fed(bytes, schedule::backfill),
+        "tasktower.v1.ScheduleService/ListOccurrences" => fed(bytes, |m| place(&schedule::list_occurrences(m)?.3)),
         _ => return None,
     })
 }

@@ -12,6 +12,8 @@ mod python;
 mod queue;
 mod readme;
 mod retry;
+mod schedule;
+mod schedule_ticks;
 mod server;
 mod session;
 mod task;

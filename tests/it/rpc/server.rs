@@ -27,11 +27,12 @@ use crate::support::{
     wait::SOON,
 };
 
-const OUR_SERVICES: [&str; 6] = [
+const OUR_SERVICES: [&str; 7] = [
     "tasktower.v1.DeadLetterService",
     "tasktower.v1.ProjectService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
+    "tasktower.v1.ScheduleService",
     "tasktower.v1.TaskService",
     "tasktower.v1.WorkerService",
 ];

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
     dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient,
+    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
     task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
@@ -51,6 +51,10 @@ impl Clients {
 
     pub fn retries(&self) -> RetryServiceClient<Channel> {
         RetryServiceClient::new(self.channel())
+    }
+
+    pub fn schedules(&self) -> ScheduleServiceClient<Channel> {
+        ScheduleServiceClient::new(self.channel())
     }
 
     pub fn workers(&self) -> WorkerServiceClient<Channel> {

@@ -441,6 +441,7 @@ fn collection(message: &str) -> &'static str {
         _ if message.contains("DeadLetter") => "/deadLetters/",
         _ if message.contains("Queue") => "/queues/",
         _ if message.contains("Worker") => "/workers/",
+        _ if message.contains("Schedule") => "/schedules/",
         _ if message.contains("Project") => "projects/",
         _ => "/tasks/",
     }
@@ -458,6 +459,7 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
             "projects/default/bulkJobs/{}",
             "projects/default/retryPolicies/p",
             "projects/default/deadLetters/{}",
+            "projects/default/schedules/s",
         ],
         "retry_policy" => &["", "projects/default/retryPolicies/p", "projects/default/retryPolicies/none"],
         "retry_policy_id" => &["p", "p-{}"],
@@ -470,6 +472,9 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
         "paths" => {
             &["priority", "labels", "queue", "max_running", "rate", "retry", "timeout", "*", "name", "display_name"]
         }
+        "cron" => &["* * * * *", "*/10 * * * * *", "@daily", "0 0 29 2 *", "30 2 * * MON#1", "0 0 31 2 *", "1-"],
+        "time_zone" => &["", "UTC", "Europe/Berlin", "Mars/Olympus"],
+        "schedule_id" => &["s", "s2", "", "s-{}"],
         "key" => &["team", "a/b", "x"],
         "content_type" => &["", "application/octet-stream", "text/plain; charset=utf-8"],
         "worker" | "incarnation" => &["w", "w2"],

@@ -5,6 +5,7 @@
 
 mod dead_letter;
 mod retry;
+mod schedule;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -626,7 +627,7 @@ fn worker_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    let services = [queue_and_project_cases(), retry::cases(), dead_letter::cases(), worker_cases()];
+    let services = [queue_and_project_cases(), retry::cases(), dead_letter::cases(), schedule::cases(), worker_cases()];
     [submit_cases(), task_cases(), bulk_cases()].into_iter().chain(services).flatten().collect()
 }
 
