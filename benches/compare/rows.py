@@ -200,8 +200,23 @@ def bulk_retry_stop(store):
     return prepare
 
 
+def schedules(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                meter, told = sides.bench(server, store, "schedules", "--schedules", SCHEDULES, "--lead", "90s")
+            return meter.figures(told, told["schedules"])
+
+        return {OURS: once}
+
+    return prepare
+
+
 def retry_decision(sides, stack):
     return {OURS: sides.retry_decision}
+
+
+SCHEDULES = 10_000
 
 
 def start(sides, stack):
@@ -354,6 +369,17 @@ ROWS = [
         [Value("p50_us", "p50 µs", False, 2), Value("p99_us", "p99 µs", False, 2)],
         [Ask("p50_us", None, 10, None)],
         retry_decision,
+    ),
+    *(
+        Row(
+            f"schedules-{store}",
+            f"{SCHEDULES:,} schedules due at the same moment, from the tick to a watcher, {name}",
+            [*MILLIS, Value("lost", "lost", False), Value("duplicated", "doubled", False)],
+            [Ask("p99_ms", None, 2_000, 1_000), Ask("lost", None, 0, 0), Ask("duplicated", None, 0, 0)],
+            schedules(store),
+            most_rounds=3,
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
     ),
     Row(
         "start",

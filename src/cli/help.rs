@@ -114,6 +114,30 @@ Examples:
   tasktower queue set email --rate 5000/1h --burst 100 --lease-duration 2m
   tasktower queue set email --rate none --max-running 0        no limits";
 
+pub const SCHEDULE_CREATE: &str = "\
+Examples:
+  tasktower schedule create nightly --cron '30 2 * * *' --time-zone Europe/Berlin \\
+      --type report.build --overlap skip
+  tasktower schedule create poll --cron '*/10 * * * * *' --type poll --queue fast
+  tasktower schedule create close-month --cron '0 6 L * *' --type books.close --jitter 10m";
+
+pub const SCHEDULE_UPDATE: &str = "\
+Examples:
+  tasktower schedule update nightly --cron '0 3 * * *'
+  tasktower schedule update nightly --queue reports --label team=core
+  tasktower schedule update nightly --end none --catch-up all --catch-up-count 10";
+
+pub const SCHEDULE_PREVIEW: &str = "\
+Examples:
+  tasktower schedule preview nightly
+  tasktower schedule preview --cron '30 2 * * *' --time-zone Europe/Berlin \\
+      --after 2026-03-27T00:00:00Z --count 5";
+
+pub const SCHEDULE_BACKFILL: &str = "\
+Examples:
+  tasktower schedule backfill nightly --start 2026-11-01T00:00:00Z --dry-run
+  tasktower schedule backfill nightly --start 2026-11-01T00:00:00Z --rate 10/1m --yes";
+
 pub const WORKER: &str = "\
 Examples:
   tasktower worker --exec ./send-mail --type email.send --queue email --slots 4
@@ -145,6 +169,7 @@ Examples:
   tasktower bench latency --rate 200 --seconds 10
   tasktower bench watch --streams 1000 --connections 4 --events 20000 --rate 1000
   tasktower bench backlog --waiting 1000000 --queue bench-long
+  tasktower bench schedules --schedules 10000 --json
 
 Every run uses a queue of its own, bench-UUID, and leaves its tasks there; `list` and `backlog`
 can go on with a queue they filled before. With --json the last line of stdout is one JSON

@@ -19,6 +19,7 @@ mod pages;
 mod project;
 mod queue;
 mod retry_policy;
+mod schedule;
 pub mod serve;
 mod signals;
 mod task;
@@ -100,6 +101,9 @@ enum Command {
     /// Rules for failed attempts
     #[command(subcommand)]
     RetryPolicy(retry_policy::RetryPolicyCommand),
+    /// Tasks by the clock: create schedules, pause them, see what became of their ticks
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Run a program as a worker; look at workers, drain them
     Worker(worker::WorkerArgs),
     /// Projects
@@ -171,6 +175,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(args) => task::run(&context()?, task::TaskCommand::Cancel(args)).await,
         Command::Queue(command) => queue::run(&context()?, command).await,
         Command::RetryPolicy(command) => retry_policy::run(&context()?, command).await,
+        Command::Schedule(command) => schedule::run(&context()?, command).await,
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
@@ -212,6 +217,9 @@ mod tests {
             "tasktower dlq retry abcd --input {} --dry-run",
             "tasktower dlq bulk-retry --filter * --rate 50 --max-failures 20 --window 2m --force",
             "tasktower dlq mark-processed abcd ef01 --reason fixed",
+            "tasktower schedule create nightly --cron @daily --type report --overlap skip --label a=b",
+            "tasktower schedule preview --cron @daily --time-zone Europe/Berlin",
+            "tasktower schedule backfill nightly --start 2026-01-01T00:00:00Z --rate 10/s --dry-run",
             "tasktower migrate up",
             "tasktower bench lifecycle --tasks 10 --workers 2 --batch 5 --endpoint localhost:1 --json",
         ] {
@@ -232,6 +240,8 @@ mod tests {
             "tasktower dlq bulk-retry abcd --filter *",
             "tasktower dlq mark-processed abcd",
             "tasktower list -o xml",
+            "tasktower schedule create nightly --type report",
+            "tasktower schedule preview",
         ] {
             assert!(parse_line(line).is_err(), "{line}");
         }

@@ -73,13 +73,13 @@ pub struct SetArgs {
 
 /// A rate, or that there is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum RateChoice {
+pub(super) enum RateChoice {
     None,
     Some { count: i32, interval: Duration },
 }
 
 /// Reads `10/s`, `100/1m`, `none`.
-fn parse_rate(text: &str) -> anyhow::Result<RateChoice> {
+pub(super) fn parse_rate(text: &str) -> anyhow::Result<RateChoice> {
     if text == "none" {
         return Ok(RateChoice::None);
     }

@@ -14,6 +14,7 @@ mod read;
 mod report;
 mod retry;
 mod runner;
+mod schedules;
 mod session;
 mod submit;
 mod watch;
@@ -44,6 +45,8 @@ pub enum BenchCommand {
     Retry(retry::RetryArgs),
     /// Retry N dead letters at a rate: is it kept, does it stop?
     BulkRetry(bulk_retry::BulkRetryArgs),
+    /// From a tick to the task, when N schedules are due at the same moment
+    Schedules(schedules::SchedulesArgs),
     /// N streams, each on a task of its own; is every change delivered once?
     Watch(watch::WatchArgs),
 }
@@ -67,6 +70,7 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
         BenchCommand::Retry(args) => report::tell(&retry::run(context, &args).await?, args.tell)?,
         BenchCommand::BulkRetry(args) => report::tell(&bulk_retry::run(context, &args).await?, args.tell)?,
+        BenchCommand::Schedules(args) => report::tell(&schedules::run(context, &args).await?, args.tell)?,
         BenchCommand::Watch(args) => report::tell(&watch::run(context, &args).await?, args.tell)?,
     }
     Ok(ExitCode::SUCCESS)

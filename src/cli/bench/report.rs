@@ -124,6 +124,18 @@ pub struct BulkRetried {
     pub window_s: Option<f64>,
 }
 
+/// Result of `bench schedules`.
+#[derive(Debug, Serialize)]
+pub struct Schedules {
+    pub scenario: &'static str,
+    pub schedules: u64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+    pub lost: u64,
+    pub duplicated: u64,
+}
+
 /// Encloses on stderr what the figures are of: whoever reads the CPU times of the processes beside us reads them when
 /// these lines come.
 pub struct Measuring(Instant);
@@ -250,6 +262,19 @@ mod tests {
         let backlog =
             Backlog { scenario: "backlog", waiting: 1, leased: 1, per_s: 1.0, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0 };
         assert_eq!(keys(serde_json::to_value(backlog).unwrap()), "leased p50_ms p95_ms p99_ms per_s scenario waiting");
+        let schedules = Schedules {
+            scenario: "schedules",
+            schedules: 1,
+            p50_ms: 1.0,
+            p95_ms: 1.0,
+            p99_ms: 1.0,
+            lost: 0,
+            duplicated: 0,
+        };
+        assert_eq!(
+            keys(serde_json::to_value(schedules).unwrap()),
+            "duplicated lost p50_ms p95_ms p99_ms scenario schedules"
+        );
     }
 
     #[test]

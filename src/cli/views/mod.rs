@@ -8,6 +8,7 @@ mod payload;
 mod project;
 mod queue;
 mod retry_policy;
+mod schedule;
 mod task;
 mod worker;
 

@@ -286,3 +286,46 @@ async fn dead_letters_are_looked_at_retried_and_put_aside() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn schedules_are_driven_from_the_command_line() {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    let create = ["schedule", "create", "nightly", "--cron", "30 2 * * *", "--time-zone", "Europe/Berlin"];
+    let task =
+        ["--type", "report", "--queue", "reports", "--label", "team=core", "--overlap", "queue-one", "-o", "json"];
+    let made = say(&rpc, &[&create[..], &task].concat()).await.json();
+    assert_eq!(
+        (&made["timeZone"], &made["overlapPolicy"]),
+        (&json!("Europe/Berlin"), &json!("OVERLAP_POLICY_QUEUE_ONE"))
+    );
+    assert_eq!(made["task"]["labels"], json!({"team": "core"}));
+
+    let change =
+        ["schedule", "update", "nightly", "--priority", "5", "--catch-up", "all", "--end", "none", "-o", "json"];
+    let changed = say(&rpc, &change).await.json();
+    assert_eq!((&changed["task"]["priority"], &changed["task"]["queue"]), (&json!(5), &json!("reports")));
+    assert_eq!(changed["catchUp"]["policy"], "CATCH_UP_POLICY_ALL");
+    say(&rpc, &["schedule", "update", "nightly"]).await.badly(USAGE, &["nothing to change"]);
+    let wrong = ["schedule", "update", "nightly", "--cron", "30 25 * * *"];
+    say(&rpc, &wrong).await.badly(INVALID_ARGUMENT, &["schedule.cron", "hour, column 4"]);
+    say(&rpc, &["schedule", "get", "weekly"]).await.badly(NOT_FOUND, &["schedules/weekly"]);
+
+    let preview = ["schedule", "preview", "nightly", "--after", "2026-03-28T12:00:00Z", "--count", "2", "-o", "name"];
+    let told = say(&rpc, &preview).await;
+    assert!(told.err.contains("tz data 20"), "{told:?}");
+    assert_eq!(told.well(), "2026-03-29T03:00:00+02:00\n2026-03-30T02:30:00+02:00\n");
+
+    let range = ["--start", "2026-10-01T00:00:00Z", "--end", "2026-10-11T00:00:00Z"];
+    let backfill = |more: &[&'static str]| [&["schedule", "backfill", "nightly"], &range[..], more].concat();
+    let counted = say(&rpc, &backfill(&["--dry-run"])).await;
+    assert!(counted.err.contains("10 ticks, 0 of them made a task already; 10 tasks to be made"), "{counted:?}");
+    say(&rpc, &backfill(&[])).await.badly(USAGE, &["--yes"]);
+    let made = say(&rpc, &backfill(&["--yes", "--rate", "10/1m"])).await.json();
+    assert_eq!(made["backfilledCount"], 10);
+    let told = say(&rpc, &["schedule", "occurrences", "nightly"]).await.well();
+    assert_eq!(told.matches("BACKFILLED").count(), 10);
+    let listed = say(&rpc, &["schedule", "list"]).await.well();
+    assert!(listed.contains("ACTIVE") && listed.contains("30 2 * * *"), "{listed}");
+    assert_eq!(say(&rpc, &["schedule", "delete", "nightly"]).await.well(), "projects/default/schedules/nightly\n");
+}

@@ -122,3 +122,8 @@ async fn the_examples_about_dead_letters_work() {
         run(&rpc, &example.replace("ENTRY", entry)).await;
     }
 }
+
+#[tokio::test]
+async fn the_examples_about_schedules_work() {
+    work_through("docs/operate/schedules.md").await;
+}
