@@ -6,6 +6,7 @@
 //! - `full_disk`: there is no room for a write, then there is again.
 //! - `cancelled`: clients go away in the middle of their calls.
 //! - `paused`: a replica is frozen inside its COMMIT.
+//! - `schedules`: three servers fire schedules while one after the other is killed.
 //! - `mutants`: servers that are wrong on purpose, each found by a check.
 //! - `plan`: how much of it, and the seed.
 //!
@@ -19,3 +20,4 @@ mod mutants;
 mod paused;
 mod plan;
 mod postgres;
+mod schedules;

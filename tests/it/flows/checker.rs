@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tasktower::pb::{RetryTaskRequest, Task};
+use tasktower::pb::{CreateScheduleRequest, RetryTaskRequest, RunScheduleRequest, Schedule, Task};
 
 use crate::support::{
     backend::{Backend, Database, for_each_backend},
@@ -73,10 +73,22 @@ async fn healthy(database: &Database) -> (Known, Inspector) {
     submit(&clients, waiting).await;
     let labels = [(REQUEST_LABEL.to_owned(), "checker".to_owned())].into();
     submit(&clients, Task { labels, ..task("unserved", "q") }).await;
+    run_a_schedule(&clients).await;
     server.kill();
     // What was done after the load, no watcher saw.
     known.watches.clear();
     (known, inspector)
+}
+
+/// Two tasks of a schedule.
+async fn run_a_schedule(clients: &Clients) {
+    let schedule = Schedule { cron: "@yearly".to_owned(), task: Some(task("unserved", "q")), ..Default::default() };
+    let request = CreateScheduleRequest { schedule_id: "s".to_owned(), schedule: Some(schedule), ..Default::default() };
+    let name = clients.schedules().create_schedule(request).await.expect("created").into_inner();
+    let name = name.schedule.expect("a schedule").name;
+    for _ in 0..2 {
+        clients.schedules().run_schedule(RunScheduleRequest { name: name.clone() }).await.expect("it ran");
+    }
 }
 
 /// One statement of damage each; at least one for each rule that the database alone can break.
@@ -129,6 +141,9 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::NothingTooSoon, format!("UPDATE journal SET time = 1 WHERE task_id = {id} AND kind = 2")),
         (Rule::UniqueKeys, "DELETE FROM unique_key".to_owned()),
         (Rule::UniqueKeys, format!("UPDATE unique_key SET task_id = {succeeded}")),
+        (Rule::OneFiring, "DELETE FROM occurrence".to_owned()),
+        (Rule::OneFiring, "UPDATE occurrence SET state = 2".to_owned()),
+        (Rule::OneFiring, "UPDATE occurrence SET task_id = (SELECT last_task FROM schedule)".to_owned()),
         (Rule::SubmitsKept, format!("DELETE FROM task WHERE id = {id}")),
         (Rule::OneEffect, format!("UPDATE task SET labels = '{{\"request\":\"checker\"}}' WHERE id = {id}")),
         (Rule::CompletionsKept, format!("UPDATE task SET result = {bytes} WHERE id = {id}")),

@@ -44,6 +44,8 @@ pub enum Rule {
     DeadLetters,
     /// A unique key is held by the open task that has it.
     UniqueKeys,
+    /// Each tick of a schedule that made a task has one of its own, and each task of a schedule has its tick.
+    OneFiring,
     /// Nothing ends before its time: no lease, no attempt, no waiting task; and nothing is leased before its time.
     NothingTooSoon,
     /// Every acknowledged submit exists.
@@ -76,6 +78,7 @@ impl Rule {
         Rule::ClosedLists,
         Rule::DeadLetters,
         Rule::UniqueKeys,
+        Rule::OneFiring,
         Rule::NothingTooSoon,
         Rule::SubmitsKept,
         Rule::OneEffect,
@@ -119,6 +122,9 @@ use number::{
     CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETRIED, RETRYING, RUNNING, SUBMITTED,
     SUCCEEDED, TIMED_OUT,
 };
+
+/// The label of tasks that schedules made.
+const SCHEDULE_LABEL: &str = "\"tasktower/schedule\"";
 
 /// The timeout of an attempt unless its task says another, in microseconds.
 const DEFAULT_TIMEOUT: i64 = 3_600 * 1_000_000;
@@ -185,6 +191,8 @@ pub struct Facts {
     /// Numbers of the replays of each dead letter, in order.
     replays: BTreeMap<String, Vec<i64>>,
     unique_keys: Vec<UniqueKeyRow>,
+    /// The tasks that ticks of schedules made.
+    fired: Vec<String>,
     /// Connections that are idle inside a transaction, by their last statement.
     pub idle_in_transaction: Vec<String>,
 }
@@ -404,6 +412,9 @@ impl Inspector {
         let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
                        FROM queue_stat WHERE project = $1";
         let unique_keys = "SELECT {array}(type, key, {hex:task_id}) FROM unique_key WHERE project = $1";
+        // All states but SKIPPED and MISSED. Occurrences know their project by their schedule, which may be deleted.
+        let fired = "SELECT {array}({hex:task_id}) FROM occurrence \
+                     WHERE state NOT IN (2, 3) AND task_id IS NOT NULL AND $1 <> ''";
         let mut by_task: BTreeMap<String, Vec<AttemptRow>> = BTreeMap::new();
         for row in self.rows::<AttemptRow>(project, attempts).await {
             by_task.entry(row.id.clone()).or_default().push(row);
@@ -441,6 +452,7 @@ impl Inspector {
                 by_task
             },
             unique_keys: self.rows(project, unique_keys).await,
+            fired: self.rows(project, fired).await.into_iter().map(|(task,): (String,)| task).collect(),
             idle_in_transaction: self.idle_in_transaction().await,
         }
     }
@@ -519,6 +531,7 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_lists(&mut found);
     facts.check_dead_letters(&mut found);
     facts.check_unique_keys(&mut found);
+    facts.check_firings(&mut found);
     facts.check_times(&by_task, &mut found);
     facts.check_submits(known, &by_task, &mut found);
     facts.check_completions(known, &mut found);
@@ -797,6 +810,18 @@ impl Facts {
             found.unless(kept == expected, Rule::DeadLetters, || {
                 format!("the dead letter of task {id} was retried {expected:?}, and {kept:?} are kept")
             });
+        }
+    }
+
+    fn check_firings(&self, found: &mut Found) {
+        let mut fired: BTreeSet<&str> = BTreeSet::new();
+        for task in &self.fired {
+            found.unless(fired.insert(task), Rule::OneFiring, || format!("task {task} is of two ticks"));
+        }
+        let is_of_schedule = |task: &&TaskRow| task.labels.as_ref().is_some_and(|l| l.contains(SCHEDULE_LABEL));
+        for task in self.tasks.values().filter(is_of_schedule) {
+            let id = &task.id;
+            found.unless(fired.contains(id.as_str()), Rule::OneFiring, || format!("task {id} is of no tick"));
         }
     }
 
