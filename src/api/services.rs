@@ -17,8 +17,9 @@ use crate::{
     app::App,
     pb::{
         self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
-        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer, schedule_service_server::ScheduleServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer,
+        schedule_service_server::ScheduleServiceServer, task_service_server::TaskServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
 };
 

@@ -5,8 +5,8 @@
 //! tick and appends the journal. So a tick and its task are there together or not at all, and whoever comes second finds the
 //! schedule moved on. A replica that dies leaves locks that the database lets go of, and the next one goes on.
 //!
-//! Between two rounds a replica sleeps until the first schedule of all has something to do (`schedule_alarm.rs`), at most the period
-//! of its loop: so it hears of schedules that other replicas were told of.
+//! Between two rounds a replica sleeps until the first schedule of all has something to do (`schedule_alarm.rs`), at most
+//! the period of its loop: so it hears of schedules that other replicas were told of.
 
 use std::time::{Duration, Instant};
 

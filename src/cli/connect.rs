@@ -16,8 +16,9 @@ use tonic::{
 use super::failure::Usage;
 use crate::pb::{
     dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient,
+    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// Where `tasktower dev` listens.

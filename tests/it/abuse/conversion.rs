@@ -10,7 +10,8 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            bulk_job, dead_letter, fields::Path, project, queue, report, retry, schedule, task, task_change, watch, worker,
+            bulk_job, dead_letter, fields::Path, project, queue, report, retry, schedule, task, task_change, watch,
+            worker,
         },
         page_token::PageTokens,
         status::to_status,

@@ -67,7 +67,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 19] = [
+    pub const ALL: [Rule; 20] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
