@@ -193,7 +193,8 @@ impl History {
         {
             let mut known = self.lock();
             // An operator who is refused was answered.
-            known.broken += usize::from(refusal.reason != ErrorReason::StateConflict);
+            let is_answer = matches!(refusal.reason, ErrorReason::StateConflict | ErrorReason::ReplayLimitReached);
+            known.broken += usize::from(!is_answer);
             known.count(what, &outcome);
         }
         if !is_explained(what, &refusal) && !self.explained.contains(&refusal.reason) {
@@ -309,7 +310,7 @@ fn is_explained(what: &str, refusal: &Refusal) -> bool {
         | ErrorReason::Reconnect
         | ErrorReason::SlowConsumer => true,
         // Operators do not look before they act.
-        ErrorReason::StateConflict => what == OPERATE,
+        ErrorReason::StateConflict | ErrorReason::ReplayLimitReached => what == OPERATE,
         _ => false,
     }
 }
