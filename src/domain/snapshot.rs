@@ -44,6 +44,8 @@ struct Snapshot<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_more: Option<RetryMore>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    open_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_ttl: Option<i64>,
@@ -96,6 +98,7 @@ impl<'a> From<&'a Task> for Snapshot<'a> {
             expire_time: spec.expire_time,
             retry: Some(spec.retry.numbers()).filter(|numbers| *numbers != Retry::Unsaid.numbers()),
             retry_more: spec.retry.more(),
+            open_time: spec.open_time,
             unique_key: spec.unique_key.as_deref().map(Cow::Borrowed),
             unique_ttl: spec.unique_ttl,
             labels: Cow::Borrowed(&spec.labels),
@@ -182,7 +185,7 @@ impl Serialize for Diff<'_> {
         }
         compare!(state, run_time, epoch, attempt_count, crash_count, lease, error, cancel_reason, finish_time);
         if self.has_new_spec {
-            compare!(priority, timeout, expire_time, retry, retry_more, labels);
+            compare!(priority, timeout, expire_time, retry, retry_more, open_time, labels);
         }
         let [input, new_input] = self.input;
         if input != new_input {
@@ -254,8 +257,7 @@ fn restore(row: &Row<'_>, s: Snapshot<'_>, version: i64, update_time: i64) -> Ta
             labels: s.labels.into_owned(),
             owner: row.owner.to_owned(),
             create_time: s.create_time,
-            // Not part of the BASIC view; nothing decides on a snapshot.
-            open_time: None,
+            open_time: s.open_time,
         }),
         input: None,
         run_time: s.run_time,

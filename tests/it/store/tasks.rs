@@ -235,6 +235,7 @@ async fn a_failing_task_is_retried_and_then_dead() {
 
         let reopened = w.change(id, TaskChange::Retry).await.unwrap().unwrap();
         assert_eq!((reopened.state, reopened.epoch, reopened.attempt_count), (TaskState::Pending, 2, 0));
+        w.check_journal().await;
         assert_eq!(w.lease_one().await.epoch, 3, "the epoch never resets");
         assert_eq!(w.report(id, 3, Report::Complete { result: None }).await.unwrap(), TaskState::Succeeded);
         assert!(w.change(id, TaskChange::Delete { allow_missing: false }).await.unwrap().is_none());
