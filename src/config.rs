@@ -6,7 +6,13 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-use crate::store::DatabaseUrl;
+use crate::{
+    domain::{
+        retention::{DAY, DailyTime, RetentionSettings},
+        task::Micros,
+    },
+    store::DatabaseUrl,
+};
 
 /// Where clients reach the service unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
@@ -16,6 +22,8 @@ pub const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:9464";
 pub const DEFAULT_DRAIN_DELAY: Duration = Duration::from_secs(5);
 /// The longest drain delay that leaves time to end streams before the hard limit.
 const MAX_DRAIN_DELAY: Duration = Duration::from_secs(15);
+/// The most days anything may be kept: a century.
+const MAX_RETENTION_DAYS: u32 = 36_500;
 
 /// What the server needs to know.
 #[derive(Clone, Debug)]
@@ -28,6 +36,8 @@ pub struct ServerConfig {
     pub database: DatabaseUrl,
     /// How long it goes on serving after it is told to stop.
     pub drain_delay: Duration,
+    /// How long history is kept, and when it goes.
+    pub retention: RetentionSettings,
 }
 
 /// Settings from one source; what is none is left to the next.
@@ -44,6 +54,16 @@ pub struct Settings {
     pub database_url_file: Option<std::path::PathBuf>,
     /// Seconds the server goes on serving after it is told to stop. Default 5, at most 15.
     pub drain_delay_seconds: Option<u64>,
+    /// Days final tasks are kept that no rule of their project matches. Default 30.
+    pub history_retention_days: Option<u32>,
+    /// Days after which a watch can no longer be resumed. Default 7.
+    pub feed_retention_days: Option<u32>,
+    /// Days the record of who changed what is kept at least. Default 90.
+    pub audit_retention_days: Option<u32>,
+    /// When the daily retention run is, as a clock in its zone shows it. Default 02:00.
+    pub retention_time: Option<String>,
+    /// The IANA zone of that time. Default UTC.
+    pub retention_time_zone: Option<String>,
 }
 
 impl Settings {
@@ -63,6 +83,11 @@ impl Settings {
             database_url: self.database_url.or(next.database_url.filter(|_| !has_url)),
             database_url_file: self.database_url_file.or(next.database_url_file.filter(|_| !has_url)),
             drain_delay_seconds: self.drain_delay_seconds.or(next.drain_delay_seconds),
+            history_retention_days: self.history_retention_days.or(next.history_retention_days),
+            feed_retention_days: self.feed_retention_days.or(next.feed_retention_days),
+            audit_retention_days: self.audit_retention_days.or(next.audit_retention_days),
+            retention_time: self.retention_time.or(next.retention_time),
+            retention_time_zone: self.retention_time_zone.or(next.retention_time_zone),
         }
     }
 
@@ -88,7 +113,28 @@ impl Settings {
             Some(listen) => listen,
             None => DEFAULT_ADMIN_LISTEN.parse()?,
         };
-        Ok(ServerConfig { listen, admin_listen, database, drain_delay })
+        let retention = self.retention()?;
+        Ok(ServerConfig { listen, admin_listen, database, drain_delay, retention })
+    }
+
+    /// What these settings say about retention.
+    pub fn retention(&self) -> anyhow::Result<RetentionSettings> {
+        let usual = RetentionSettings::default();
+        let days = |key, days: Option<u32>, usual: Micros| match days {
+            None => Ok(usual),
+            Some(days @ 1..=MAX_RETENTION_DAYS) => Ok(Micros::from(days) * DAY),
+            Some(_) => bail!("{key} must be 1 to {MAX_RETENTION_DAYS}"),
+        };
+        let time = self.retention_time.clone().unwrap_or_else(|| usual.daily.clock());
+        let zone = self.retention_time_zone.as_deref().unwrap_or(usual.daily.zone_name());
+        let daily = DailyTime::new(&time, zone)
+            .map_err(|cause| anyhow::anyhow!("retention_time or retention_time_zone: {cause}"))?;
+        Ok(RetentionSettings {
+            history: days("history_retention_days", self.history_retention_days, usual.history)?,
+            feed: days("feed_retention_days", self.feed_retention_days, usual.feed)?,
+            audit: days("audit_retention_days", self.audit_retention_days, usual.audit)?,
+            daily,
+        })
     }
 
     /// The database these settings name.
@@ -121,6 +167,27 @@ mod tests {
         assert_eq!(config.database.to_string(), "sqlite://x.db");
         assert_eq!(config.drain_delay, DEFAULT_DRAIN_DELAY);
         assert!(toml::from_str::<Settings>("lisen = '127.0.0.1:2'").is_err());
+    }
+
+    #[test]
+    fn retention_is_set_in_days_and_at_a_time_of_the_day() {
+        let retention = |text: &str| toml::from_str::<Settings>(text).unwrap().retention();
+        assert_eq!(retention("").unwrap(), RetentionSettings::default());
+        let set =
+            retention("history_retention_days = 14\nretention_time = '23:30'\nretention_time_zone = 'Asia/Tokyo'");
+        let set = set.unwrap();
+        assert_eq!((set.history, set.feed, set.audit), (14 * DAY, 7 * DAY, 90 * DAY));
+        assert_eq!((set.daily.clock(), set.daily.zone_name()), ("23:30".to_owned(), "Asia/Tokyo"));
+        for bad in [
+            "history_retention_days = 0",
+            "feed_retention_days = 36501",
+            "audit_retention_days = 0",
+            "retention_time = '25:00'",
+            "retention_time_zone = 'Mars/Olympus'",
+        ] {
+            let error = retention(bad).unwrap_err().to_string();
+            assert!(error.contains(bad.split(' ').next().unwrap()), "{error}");
+        }
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl fmt::Display for BulkJobId {
     }
 }
 
+/// The id of a run of retention: a UUID, version 7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RetentionRunId(pub Uuid);
+
+impl fmt::Display for RetentionRunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// The resource name of a project.
 pub fn project_name(project: &ProjectId) -> String {
     format!("projects/{project}")
@@ -90,6 +100,16 @@ pub fn dead_letter_name(project: &ProjectId, task: TaskId) -> String {
 /// The resource name of a bulk job.
 pub fn bulk_job_name(project: &ProjectId, job: BulkJobId) -> String {
     format!("projects/{project}/bulkJobs/{job}")
+}
+
+/// The resource name of the rules of retention of a project.
+pub fn retention_name(project: &ProjectId) -> String {
+    format!("projects/{project}/retention")
+}
+
+/// The resource name of a run of retention.
+pub fn retention_run_name(project: &ProjectId, run: RetentionRunId) -> String {
+    format!("projects/{project}/retentionRuns/{run}")
 }
 
 /// The resource name of a retry policy.

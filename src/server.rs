@@ -61,7 +61,7 @@ pub struct Addresses {
 pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOnce(Addresses)) -> anyhow::Result<()> {
     let store = Store::open(&config.database).await.with_context(|| format!("open {}", config.database))?;
     let draining = CancellationToken::new();
-    let app = App::new(store, draining.clone());
+    let app = App::with_retention(store, draining.clone(), config.retention.clone());
     let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 

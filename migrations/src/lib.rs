@@ -16,6 +16,7 @@ mod m20261124_000004_answers;
 mod m20261125_000005_retry_policies;
 mod m20261125_000006_dead_letters;
 mod m20261125_000007_schedules;
+mod m20261125_000008_retention;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000005_retry_policies::Migration),
             Box::new(m20261125_000006_dead_letters::Migration),
             Box::new(m20261125_000007_schedules::Migration),
+            Box::new(m20261125_000008_retention::Migration),
         ]
     }
 }

@@ -28,7 +28,7 @@ pub struct Rule {
 }
 
 /// How the names of methods begin that read many things at once (AIP-132, AIP-231).
-const READS_MANY: [&str; 2] = ["List", "BatchGet"];
+const READS_MANY: [&str; 3] = ["List", "BatchGet", "PreviewRetention"];
 
 /// Methods that are not ours: their path, and whether the answer is a stream. They need no permission, because probes have
 /// no credentials and reflection shows only what the documentation shows.

@@ -16,6 +16,7 @@ mod call;
 mod dead_letter;
 mod project;
 mod queue;
+mod retention;
 mod retry;
 mod schedule;
 mod services;
@@ -35,7 +36,7 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Our services, as health and reflection name them.
-pub const SERVICES: [&str; 7] = [
+pub const SERVICES: [&str; 8] = [
     "tasktower.v1.TaskService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
@@ -43,6 +44,7 @@ pub const SERVICES: [&str; 7] = [
     "tasktower.v1.ProjectService",
     "tasktower.v1.DeadLetterService",
     "tasktower.v1.ScheduleService",
+    "tasktower.v1.RetentionService",
 ];
 
 /// What the handlers work with. Each service is an implementation of its trait for it. Cheap to clone.

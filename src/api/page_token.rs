@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     domain::{task::Micros, task_list::Position},
     error::{Error, Result},
-    ids::{BulkJobId, TaskId},
+    ids::{BulkJobId, RetentionRunId, TaskId},
 };
 
 /// The first byte. A new form of tokens gets a new one; old tokens then list from the start.
@@ -146,6 +146,16 @@ impl PageKey for (Micros, BulkJobId) {
 
     fn read(bytes: &[u8]) -> Option<Self> {
         <(Micros, Uuid)>::read(bytes).map(|(time, id)| (time, BulkJobId(id)))
+    }
+}
+
+impl PageKey for (Micros, RetentionRunId) {
+    fn write(&self, out: &mut Vec<u8>) {
+        (self.0, self.1.0).write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        <(Micros, Uuid)>::read(bytes).map(|(time, id)| (time, RetentionRunId(id)))
     }
 }
 

@@ -17,9 +17,9 @@ use crate::{
     app::App,
     pb::{
         self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
-        queue_service_server::QueueServiceServer, retry_service_server::RetryServiceServer,
-        schedule_service_server::ScheduleServiceServer, task_service_server::TaskServiceServer,
-        worker_service_server::WorkerServiceServer,
+        queue_service_server::QueueServiceServer, retention_service_server::RetentionServiceServer,
+        retry_service_server::RetryServiceServer, schedule_service_server::ScheduleServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
 
@@ -33,6 +33,7 @@ pub struct Services {
     projects: ProjectServiceServer<Api>,
     dead_letters: DeadLetterServiceServer<Api>,
     schedules: ScheduleServiceServer<Api>,
+    retention: RetentionServiceServer<Api>,
     others: Routes,
 }
 
@@ -65,6 +66,7 @@ impl Services {
             projects: limited!(ProjectServiceServer),
             dead_letters: limited!(DeadLetterServiceServer),
             schedules: limited!(ScheduleServiceServer),
+            retention: limited!(RetentionServiceServer),
             others: others.routes(),
         })
     }
@@ -94,6 +96,7 @@ impl Service<Request<Body>> for Services {
             ProjectServiceServer::<Api>::NAME => self.projects.call(request),
             DeadLetterServiceServer::<Api>::NAME => self.dead_letters.call(request),
             ScheduleServiceServer::<Api>::NAME => self.schedules.call(request),
+            RetentionServiceServer::<Api>::NAME => self.retention.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

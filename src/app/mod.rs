@@ -12,6 +12,9 @@ mod lookup;
 mod named_write;
 pub mod project;
 pub mod queue;
+pub mod retention;
+mod retention_run;
+mod retention_step;
 pub mod retry_policy;
 pub mod retry_report;
 pub mod schedule;
@@ -33,6 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{activity::Activity, committer::Committer, lookup::Lookups, schedule_alarm::Alarm, worker::Presence};
 use crate::{
+    domain::retention::RetentionSettings,
     error::{Error, Result},
     faults::Mutant,
     ids::{ProjectId, project_name},
@@ -62,6 +66,7 @@ struct Inner {
     activity: Activity,
     presence: Presence,
     alarm: Alarm,
+    retention: RetentionSettings,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
     /// Sessions that may still have grants to give back.
@@ -73,6 +78,11 @@ struct Inner {
 impl App {
     /// The service on an open store. `draining` ends streams and long-polls.
     pub fn new(store: Store, draining: CancellationToken) -> Self {
+        Self::with_retention(store, draining, RetentionSettings::default())
+    }
+
+    /// The same with what was set about retention.
+    pub fn with_retention(store: Store, draining: CancellationToken, retention: RetentionSettings) -> Self {
         let hub = Arc::new(Hub::default());
         let wakeups = Arc::new(Wakeups::default());
         let sessions = Arc::new(Sessions::default());
@@ -88,6 +98,7 @@ impl App {
             activity: Activity::default(),
             presence: Presence::default(),
             alarm: Alarm::default(),
+            retention,
             projects: std::sync::Mutex::default(),
             closing: TaskTracker::new(),
             draining,

@@ -25,7 +25,7 @@ use crate::{
     domain::{
         event::{Event, Subject},
         filter::Filter,
-        task::Task,
+        task::{Micros, Task},
         task_list::{ListQuery, Position},
         transition::EventKind,
     },
@@ -33,7 +33,7 @@ use crate::{
     ids::{ProjectId, TaskId},
     live::hub::{CutOff, Subscription},
     shutdown,
-    store::{journal, tasks},
+    store::{history, journal, tasks},
 };
 
 /// A watcher that cannot keep up for this long is ended.
@@ -112,7 +112,7 @@ impl App {
     ) -> Result<BoxStream<Result<WatchBatch>>> {
         let position = self.position(project).await?;
         let cursor = match &request.resume_token {
-            Some(token) => Some(self.read_token(project, token, position)?),
+            Some(token) => Some(self.read_token(project, token, position).await?),
             None => None,
         };
         if let Some(task) = request.task {
@@ -156,7 +156,7 @@ impl App {
             .encode()
     }
 
-    fn read_token(&self, project: &ProjectId, token: &str, position: journal::Position) -> Result<i64> {
+    async fn read_token(&self, project: &ProjectId, token: &str, position: journal::Position) -> Result<i64> {
         let invalid = |reason| Error::ResumeInvalid { reason };
         let token = Token::decode(token).ok_or_else(|| invalid("is damaged"))?;
         if token.project != project_hash(project) {
@@ -168,10 +168,24 @@ impl App {
         if token.revision > position.last {
             return Err(invalid("is ahead of the journal"));
         }
-        if token.revision + 1 < position.oldest {
-            return Err(Error::ResumeExpired { revision: token.revision, oldest: position.oldest });
+        if token.revision < position.last && self.is_expired(project, token.revision + 1).await? {
+            let since = self.feed_begins().await?;
+            let oldest = history::first_since(self.store(), project, since).await?;
+            return Err(Error::ResumeExpired { revision: token.revision, oldest });
         }
         Ok(token.revision)
+    }
+
+    /// Whether a change is too old for watchers to be told of it. The journal is kept for longer; whether a row is still
+    /// there by chance is nothing to rely on.
+    async fn is_expired(&self, project: &ProjectId, revision: i64) -> Result<bool> {
+        let time = history::time_of(self.store(), project, revision).await?;
+        let since = self.feed_begins().await?;
+        Ok(time.is_none_or(|time| time < since))
+    }
+
+    async fn feed_begins(&self) -> Result<Micros> {
+        Ok(self.store().now().await?.saturating_sub(self.retention_settings().feed))
     }
 }
 

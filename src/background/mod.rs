@@ -11,6 +11,7 @@ mod housekeeping;
 mod lease_sweep;
 mod leaser_waker;
 mod queue_sampler;
+mod retention;
 mod scheduler;
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
@@ -65,6 +66,8 @@ impl Driver {
             .with(bulk_retrier::BulkRetrier)
             .with(housekeeping::Housekeeping)
             .with(scheduler::Scheduler::default())
+            .with(retention::RetentionClock)
+            .with(retention::RetentionRunner)
     }
 
     /// Starts a loop.

@@ -16,9 +16,9 @@ use tonic::{
 use super::failure::Usage;
 use crate::pb::{
     dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient,
-    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
+    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// Where `tasktower dev` listens.
@@ -174,6 +174,11 @@ impl Api {
     /// Dead letters.
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Transport> {
         DeadLetterServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Retention.
+    pub fn retention(&self) -> RetentionServiceClient<Transport> {
+        RetentionServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Projects.

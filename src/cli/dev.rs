@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use tempfile::TempDir;
 
-use super::{demo, signals};
+use super::{demo, serve::RetentionArgs, signals};
 use crate::{
     config::ServerConfig,
     server::{self, Addresses},
@@ -37,6 +37,8 @@ pub struct DevArgs {
     /// Another database than SQLite: postgres://…; --db wins over it
     #[arg(long, env = "TASKTOWER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
 }
 
 /// Runs until it is told to stop.
@@ -56,6 +58,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         database: place.url.clone(),
         // Nothing is balanced over a server for development.
         drain_delay: Duration::ZERO,
+        retention: args.retention.clone().into_settings().retention()?,
     };
     let stop = signals::stop();
     let (tell, told) = tokio::sync::oneshot::channel();

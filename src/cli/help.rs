@@ -138,6 +138,23 @@ Examples:
   tasktower schedule backfill nightly --start 2026-11-01T00:00:00Z --dry-run
   tasktower schedule backfill nightly --start 2026-11-01T00:00:00Z --rate 10/1m --yes";
 
+pub const RETENTION_SET: &str = "\
+Examples:
+  tasktower retention set --rule state=FAILED,age=180d --rule 'type=mail.*,age=7d' --dry-run
+  tasktower retention set --rule state=FAILED,age=180d --rule 'type=mail.*,age=7d'
+  tasktower retention set --no-rules                  the age of the server for every task
+
+The rules given replace all there are. The first that matches a task says how long it is
+kept after it became final. A rule is `age=` and any of:
+  state=      SUCCEEDED, FAILED, CANCELLED, or several with `+`: state=FAILED+CANCELLED
+  type=       the type, `*` for any characters, `?` for one
+  queue=      the queue, in the same way";
+
+pub const RETENTION_RUN: &str = "\
+Examples:
+  tasktower retention run --dry-run                   only says what would be deleted
+  tasktower retention run --yes";
+
 pub const WORKER: &str = "\
 Examples:
   tasktower worker --exec ./send-mail --type email.send --queue email --slots 4

@@ -18,6 +18,7 @@ mod output;
 mod pages;
 mod project;
 mod queue;
+mod retention;
 mod retry_policy;
 mod schedule;
 pub mod serve;
@@ -109,6 +110,9 @@ enum Command {
     /// Projects
     #[command(subcommand)]
     Project(project::ProjectCommand),
+    /// How long final tasks are kept; delete what is too old
+    #[command(subcommand)]
+    Retention(retention::RetentionCommand),
     /// Work on many tasks that is under way
     #[command(subcommand)]
     BulkJob(bulk_job::BulkJobCommand),
@@ -178,6 +182,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(&context()?, command).await,
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
+        Command::Retention(command) => retention::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
         Command::DeadLetter(command) => dead_letter::run(&context()?, command).await,
         Command::Bench(command) => bench::run(&context()?, command).await,
@@ -210,6 +215,8 @@ mod tests {
             "tasktower --project p worker get w",
             "tasktower worker --project p list",
             "tasktower queue set email --max-running 5 --rate 10/s",
+            "tasktower retention set --rule state=SUCCEEDED,type=mail.*,age=7d --rule age=90d --dry-run",
+            "tasktower retention run --yes",
             "tasktower retry-policy create flaky --settings {} --task-type email.send",
             "tasktower retry-policy evaluate flaky --error-type SmtpTimeout --attempt 3",
             "tasktower retry-policy stats --since -2h",

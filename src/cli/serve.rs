@@ -32,6 +32,42 @@ pub struct ServeArgs {
     /// Seconds to go on serving after the signal to stop, so that load balancers notice first [default: 5]
     #[arg(long, env = "TASKTOWER_DRAIN_DELAY_SECONDS", value_name = "SECONDS")]
     pub drain_delay_seconds: Option<u64>,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+}
+
+/// How long history is kept, for those who serve it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RetentionArgs {
+    /// Days to keep final tasks that no rule of their project matches [default: 30]
+    #[arg(long, env = "TASKTOWER_HISTORY_RETENTION_DAYS", value_name = "DAYS")]
+    pub history_retention_days: Option<u32>,
+    /// Days after which a watch can no longer be resumed [default: 7]
+    #[arg(long, env = "TASKTOWER_FEED_RETENTION_DAYS", value_name = "DAYS")]
+    pub feed_retention_days: Option<u32>,
+    /// Days to keep the record of who changed what, at least [default: 90]
+    #[arg(long, env = "TASKTOWER_AUDIT_RETENTION_DAYS", value_name = "DAYS")]
+    pub audit_retention_days: Option<u32>,
+    /// When to delete what is too old, once a day [default: 02:00]
+    #[arg(long, env = "TASKTOWER_RETENTION_TIME", value_name = "HH:MM")]
+    pub retention_time: Option<String>,
+    /// The IANA zone of that time [default: UTC]
+    #[arg(long, env = "TASKTOWER_RETENTION_TIME_ZONE", value_name = "ZONE")]
+    pub retention_time_zone: Option<String>,
+}
+
+impl RetentionArgs {
+    /// As settings with nothing else said.
+    pub fn into_settings(self) -> Settings {
+        Settings {
+            history_retention_days: self.history_retention_days,
+            feed_retention_days: self.feed_retention_days,
+            audit_retention_days: self.audit_retention_days,
+            retention_time: self.retention_time,
+            retention_time_zone: self.retention_time_zone,
+            ..Settings::default()
+        }
+    }
 }
 
 /// Runs until it is told to stop.
@@ -50,6 +86,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             .or_else(|| std::env::var("DATABASE_URL").ok().filter(|_| args.database_url_file.is_none())),
         database_url_file: args.database_url_file,
         drain_delay_seconds: args.drain_delay_seconds,
+        ..args.retention.into_settings()
     };
     let config = flags.or(file).into_server()?;
     server::run(config, signals::stop(), |addresses| {

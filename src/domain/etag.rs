@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{
     project::Project,
     queue::{Queue, QueueSettings},
+    retention::RetentionRule,
     retry::RetryMore,
     retry_policy::RetryPolicy,
     schedule::{Schedule, Settings},
@@ -68,6 +69,11 @@ pub fn queue_settings_etag(project: &ProjectId, name: &str, settings: &QueueSett
 /// The etag of a project.
 pub fn project_etag(project: &Project) -> String {
     of(&(project.id.as_str(), &project.display_name, &project.description))
+}
+
+/// The etag of the rules of retention of a project.
+pub fn retention_etag(project: &ProjectId, rules: &[RetentionRule]) -> String {
+    of(&(project.as_str(), "retention", rules))
 }
 
 /// The etag of a retry policy.

@@ -101,6 +101,16 @@ pub enum ResourceKind {
     ScheduleRan = 135,
     /// Past ticks of a schedule got their tasks.
     ScheduleBackfilled = 136,
+    /// Rules of retention changed.
+    RetentionUpdated = 140,
+    /// A run of retention began.
+    RetentionRunStarted = 141,
+    /// Retention deleted a batch of tasks.
+    RetentionPurged = 142,
+    /// Retention deleted a batch of journal rows.
+    RetentionTrimmed = 143,
+    /// A run of retention ended.
+    RetentionRunEnded = 144,
 }
 
 impl TryFrom<i16> for ResourceKind {
@@ -127,6 +137,11 @@ impl TryFrom<i16> for ResourceKind {
             Self::ScheduleResumed,
             Self::ScheduleRan,
             Self::ScheduleBackfilled,
+            Self::RetentionUpdated,
+            Self::RetentionRunStarted,
+            Self::RetentionPurged,
+            Self::RetentionTrimmed,
+            Self::RetentionRunEnded,
         ]
         .into_iter()
         .find(|kind| *kind as i16 == number)

@@ -9,6 +9,7 @@ pub mod fingerprint;
 pub mod pace;
 pub mod project;
 pub mod queue;
+pub mod retention;
 pub mod retry;
 pub mod retry_budget;
 pub mod retry_pattern;

@@ -21,12 +21,15 @@ mod writers;
 
 pub mod bulk_jobs;
 pub mod dead_letters;
+pub mod history;
 pub mod idempotency;
 pub mod journal;
 pub mod migrate;
 pub mod occurrences;
 pub mod projects;
 pub mod queues;
+pub mod retention;
+pub mod retention_runs;
 pub mod retry_policies;
 pub mod retry_reports;
 pub mod schedules;

@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("live", &["context", "domain", "error", "faults", "ids", "shutdown"]),
     ("domain", &["error", "ids"]),
     // Small things everyone needs.
-    ("config", &["store"]),
+    ("config", &["domain", "store"]),
     ("context", &[]),
     ("faults", &[]),
     ("shutdown", &[]),

@@ -17,6 +17,7 @@ pub mod project;
 pub mod queue;
 pub mod report;
 pub mod request_id;
+pub mod retention;
 pub mod retry;
 pub mod retry_settings;
 pub mod scalar;

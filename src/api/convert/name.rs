@@ -7,7 +7,7 @@ use super::{
     fields::{Fields, Path},
     scalar::is_identifier,
 };
-use crate::ids::{BulkJobId, DEFAULT_PROJECT, ProjectId, TaskId};
+use crate::ids::{BulkJobId, DEFAULT_PROJECT, ProjectId, RetentionRunId, TaskId};
 
 /// Most characters of an id that a caller chooses.
 const MAX_SHORT_ID: usize = 63;
@@ -84,6 +84,21 @@ pub fn bulk_job(fields: &mut Fields, at: &Path<'_>, name: &str) -> (ProjectId, B
     let parts = split(name, "bulkJobs").and_then(|(project, id)| Some((project, uuid(id)?)));
     let (project, id) = known(fields, at, parts, "projects/{project}/bulkJobs/{bulk_job}, the last part a UUID");
     (project, BulkJobId(id))
+}
+
+/// The rules of retention of a project.
+pub fn retention(fields: &mut Fields, at: &Path<'_>, name: &str) -> ProjectId {
+    let project = name.strip_prefix("projects/").and_then(|rest| rest.strip_suffix("/retention"));
+    let parts = project.filter(|id| is_project_id(id)).map(|project| (project, ()));
+    known(fields, at, parts, "projects/{project}/retention").0
+}
+
+/// A run of retention with its project.
+pub fn retention_run(fields: &mut Fields, at: &Path<'_>, name: &str) -> (ProjectId, RetentionRunId) {
+    let parts = split(name, "retentionRuns").and_then(|(project, id)| Some((project, uuid(id)?)));
+    let (project, id) =
+        known(fields, at, parts, "projects/{project}/retentionRuns/{retention_run}, the last part a UUID");
+    (project, RetentionRunId(id))
 }
 
 /// A queue with its project.

@@ -7,6 +7,7 @@ mod event;
 mod payload;
 mod project;
 mod queue;
+mod retention;
 mod retry_policy;
 mod schedule;
 mod task;

@@ -4,6 +4,7 @@ mod claim;
 pub(in crate::store) mod decode;
 mod list;
 mod load;
+mod purge;
 mod walks;
 mod write;
 
@@ -13,5 +14,6 @@ pub use self::{
     },
     list::{COUNT_LIMIT, attempts, count, get, list},
     load::{Held, Loaded, inputs, last_attempts, load, lock, peek},
+    purge::{candidates, lock_candidates, purge},
     write::{Net, Replayed, write},
 };

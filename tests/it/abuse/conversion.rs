@@ -10,8 +10,8 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            bulk_job, dead_letter, fields::Path, project, queue, report, retry, schedule, task, task_change, watch,
-            worker,
+            bulk_job, dead_letter, fields::Path, project, queue, report, retention, retry, schedule, task, task_change,
+            watch, worker,
         },
         page_token::PageTokens,
         status::to_status,
@@ -84,6 +84,12 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.WorkerService/GetWorker" => fed(bytes, worker::get),
         "tasktower.v1.WorkerService/ListWorkers" => fed(bytes, |m| place(&worker::list(m)?.2)),
         "tasktower.v1.WorkerService/DrainWorker" => fed(bytes, worker::drain),
+        "tasktower.v1.RetentionService/GetRetention" => fed(bytes, retention::get),
+        "tasktower.v1.RetentionService/UpdateRetention" => fed(bytes, retention::update),
+        "tasktower.v1.RetentionService/PreviewRetention" => fed(bytes, retention::preview),
+        "tasktower.v1.RetentionService/RunRetention" => fed(bytes, retention::run),
+        "tasktower.v1.RetentionService/GetRetentionRun" => fed(bytes, retention::get_run),
+        "tasktower.v1.RetentionService/ListRetentionRuns" => fed(bytes, |m| place(&retention::list_runs(m)?.2)),
         "tasktower.v1.RetryService/CreateRetryPolicy" => fed(bytes, retry::create),
         "tasktower.v1.RetryService/GetRetryPolicy" => fed(bytes, retry::get),
         "tasktower.v1.RetryService/ListRetryPolicies" => fed(bytes, |m| place(&retry::list(m)?.2)),

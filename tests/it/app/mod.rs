@@ -4,6 +4,7 @@ mod background;
 mod bulk_jobs;
 mod projects;
 mod queues;
+mod retention;
 mod schedules;
 
 use std::sync::Arc;

@@ -329,3 +329,35 @@ async fn schedules_are_driven_from_the_command_line() {
     assert!(listed.contains("ACTIVE") && listed.contains("30 2 * * *"), "{listed}");
     assert_eq!(say(&rpc, &["schedule", "delete", "nightly"]).await.well(), "projects/default/schedules/nightly\n");
 }
+
+#[tokio::test]
+async fn retention_says_what_it_would_delete_before_it_does() {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    rpc.submit_many(&task("t"), 3).await;
+    say(&rpc, &["cancel", "--filter", "state = PENDING", "--yes"]).await.well();
+    rpc.submit(task("t")).await;
+    let rule = ["retention", "set", "--rule", "state=CANCELLED,type=t*,age=0s"];
+    let tried = say(&rpc, &[&rule[..], &["--dry-run"]].concat()).await.well();
+    assert!(tried.contains("To delete:") && tried.contains("state=CANCELLED,type=t*,age=0s: 3 deleted"), "{tried}");
+    say(&rpc, &["retention", "set", "--rule", "state=CANCELLED"]).await.badly(USAGE, &["age"]);
+    say(&rpc, &[&rule[..], &["--etag", "\"x\""]].concat()).await.badly(64 + 10, &["ETAG_MISMATCH"]);
+    let rules = say(&rpc, &rule).await.well();
+    assert!(rules.contains("02:00 UTC") && rules.contains("30d"), "{rules}");
+
+    // Nobody is there to ask, so nothing is done.
+    say(&rpc, &["retention", "run"]).await.badly(USAGE, &["3 tasks and 0 journal rows are too old", "--yes"]);
+    let only_said = say(&rpc, &["retention", "run", "--dry-run", "-o", "json"]).await.json();
+    assert_eq!(only_said["deletedCount"], "3");
+    assert_eq!(say(&rpc, &["list", "-o", "name"]).await.well().lines().count(), 4);
+
+    let run = say(&rpc, &["retention", "run", "--yes", "-o", "json"]).await.json();
+    assert_eq!((&run["state"], &run["deletedCount"]), (&json!("STATE_SUCCEEDED"), &json!("3")));
+    assert_eq!(say(&rpc, &["list", "-o", "name"]).await.well().lines().count(), 1);
+    let runs = say(&rpc, &["retention", "runs"]).await.well();
+    assert!(runs.contains("CALL") && runs.contains("SUCCEEDED") && runs.contains("system:dev"), "{runs}");
+    let id = run["name"].as_str().expect("a name").rsplit('/').next().expect("an id");
+    let one = say(&rpc, &["retention", "runs", id]).await.well();
+    assert!(one.contains("(default): 0 deleted"), "{one}");
+    say(&rpc, &["retention", "set", "--no-rules"]).await.well();
+}

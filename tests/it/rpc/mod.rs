@@ -11,6 +11,7 @@ mod project;
 mod python;
 mod queue;
 mod readme;
+mod retention;
 mod retry;
 mod schedule;
 mod schedule_ticks;

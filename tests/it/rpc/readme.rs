@@ -127,3 +127,8 @@ async fn the_examples_about_dead_letters_work() {
 async fn the_examples_about_schedules_work() {
     work_through("docs/operate/schedules.md").await;
 }
+
+#[tokio::test]
+async fn the_examples_about_retention_work() {
+    work_through("docs/operate/retention.md").await;
+}

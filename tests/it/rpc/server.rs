@@ -27,9 +27,10 @@ use crate::support::{
     wait::SOON,
 };
 
-const OUR_SERVICES: [&str; 7] = [
+const OUR_SERVICES: [&str; 8] = [
     "tasktower.v1.DeadLetterService",
     "tasktower.v1.ProjectService",
+    "tasktower.v1.RetentionService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
     "tasktower.v1.ScheduleService",

@@ -239,6 +239,15 @@ async fn a_token_that_is_damaged_or_foreign_is_invalid_and_an_old_one_expired() 
         let answer = elsewhere.clients.tasks().watch_tasks(after(&last)).await;
         refused(answer, Code::InvalidArgument, "RESUME_INVALID", &["resume_token"]);
 
+        // The first change after it is more than seven days old, though its row is still there.
+        execute(
+            database,
+            &["UPDATE journal SET time = time - 604800000000 WHERE project = 'default' AND revision < 4"],
+        )
+        .await;
+        let status = refused(tasks.watch_tasks(after(&first)).await, Code::OutOfRange, "RESUME_TOKEN_EXPIRED", &[]);
+        assert!(status.message().contains("begins at 4"), "{}", status.message());
+
         // The history before revision 6 is cleaned up.
         execute(
             database,

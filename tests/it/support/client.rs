@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
     dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retry_service_client::RetryServiceClient,
-    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
+    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -64,6 +64,10 @@ impl Clients {
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel())
+    }
+
+    pub fn retention(&self) -> RetentionServiceClient<Channel> {
+        RetentionServiceClient::new(self.channel())
     }
 
     pub fn projects(&self) -> ProjectServiceClient<Channel> {

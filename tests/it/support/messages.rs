@@ -437,6 +437,8 @@ impl<'a> Messages<'a> {
 fn collection(message: &str) -> &'static str {
     match message {
         _ if message.contains("BulkJob") => "/bulkJobs/",
+        _ if message.contains("RetentionRun") => "/retentionRuns/",
+        _ if message.contains("Retention") => "/retention",
         _ if message.contains("RetryPolic") => "/retryPolicies/",
         _ if message.contains("DeadLetter") => "/deadLetters/",
         _ if message.contains("Queue") => "/queues/",
@@ -457,6 +459,8 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
             "projects/default/queues/default",
             "projects/default/workers/w",
             "projects/default/bulkJobs/{}",
+            "projects/default/retentionRuns/{}",
+            "projects/default/retention",
             "projects/default/retryPolicies/p",
             "projects/default/deadLetters/{}",
             "projects/default/schedules/s",

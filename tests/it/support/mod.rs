@@ -36,6 +36,7 @@ pub mod python;
 pub mod raw;
 pub mod server;
 pub mod sockets;
+pub mod sql;
 pub mod wait;
 
 use std::path::PathBuf;

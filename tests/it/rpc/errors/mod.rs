@@ -4,6 +4,7 @@
 //! descriptors, so that a new RPC cannot stay without. SQLite alone: what is refused here never comes near a database.
 
 mod dead_letter;
+mod retention;
 mod retry;
 mod schedule;
 
@@ -627,7 +628,14 @@ fn worker_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    let services = [queue_and_project_cases(), retry::cases(), dead_letter::cases(), schedule::cases(), worker_cases()];
+    let services = [
+        queue_and_project_cases(),
+        retry::cases(),
+        dead_letter::cases(),
+        schedule::cases(),
+        retention::cases(),
+        worker_cases(),
+    ];
     [submit_cases(), task_cases(), bulk_cases()].into_iter().chain(services).flatten().collect()
 }
 
