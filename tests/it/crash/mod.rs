@@ -5,6 +5,7 @@
 //! - `postgres`: the database is stopped, frozen, and loses its connections under the server.
 //! - `full_disk`: there is no room for a write, then there is again.
 //! - `cancelled`: clients go away in the middle of their calls.
+//! - `retention`: the server crashes in the middle of deleting what is too old.
 //! - `paused`: a replica is frozen inside its COMMIT.
 //! - `schedules`: three servers fire schedules while one after the other is killed.
 //! - `mutants`: servers that are wrong on purpose, each found by a check.
@@ -20,4 +21,5 @@ mod mutants;
 mod paused;
 mod plan;
 mod postgres;
+mod retention;
 mod schedules;

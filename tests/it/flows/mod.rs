@@ -3,5 +3,6 @@
 mod checker;
 mod restart;
 mod resume;
+mod retention;
 mod two_replicas;
 mod worker_death;

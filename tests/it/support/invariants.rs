@@ -117,10 +117,11 @@ mod number {
     pub const EXPIRED: i64 = 9;
     pub const RETRIED: i64 = 13;
     pub const DELETED: i64 = 15;
+    pub const RETENTION_PURGED: i64 = 142;
 }
 use number::{
-    CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETRIED, RETRYING, RUNNING, SUBMITTED,
-    SUCCEEDED, TIMED_OUT,
+    CANCELLED, DELETED, EXPIRED, FAILED, LEASE_EXPIRED, LEASED, PENDING, RETENTION_PURGED, RETRIED, RETRYING, RUNNING,
+    SUBMITTED, SUCCEEDED, TIMED_OUT,
 };
 
 /// The label of tasks that schedules made.
@@ -193,6 +194,10 @@ pub struct Facts {
     unique_keys: Vec<UniqueKeyRow>,
     /// The tasks that ticks of schedules made.
     fired: Vec<String>,
+    /// Tasks that retention deleted: it says how many, not which. They are final in the journal, and gone.
+    purged: BTreeSet<String>,
+    /// How many its journal rows say.
+    purged_count: i64,
     /// Connections that are idle inside a transaction, by their last statement.
     pub idle_in_transaction: Vec<String>,
 }
@@ -273,6 +278,7 @@ struct JournalRow {
     from_state: Option<i64>,
     to_state: Option<i64>,
     snapshot: Option<String>,
+    diff: Option<String>,
 }
 
 /// What the journal keeps of a task.
@@ -407,8 +413,8 @@ impl Inspector {
                         SELECT project, task_id, epoch, outcome, verdict, retry_time, number FROM attempt \
                         UNION ALL SELECT project, id, epoch, 2, NULL, NULL, NULL FROM task \
                         WHERE success_worker IS NOT NULL) AS ended WHERE project = $1 ORDER BY epoch";
-        let journal = "SELECT {array}(revision, time, kind, {hex:task_id}, version, from_state, to_state, snapshot) \
-                       FROM journal WHERE project = $1 ORDER BY revision";
+        let journal = "SELECT {array}(revision, time, kind, {hex:task_id}, version, from_state, to_state, snapshot, \
+                       CASE WHEN kind = 142 THEN diff END) FROM journal WHERE project = $1 ORDER BY revision";
         let figures = "SELECT {array}(name, {array}(ready, delayed, running, submitted, leased, succeeded, failed)) \
                        FROM queue_stat WHERE project = $1";
         let unique_keys = "SELECT {array}(type, key, {hex:task_id}) FROM unique_key WHERE project = $1";
@@ -419,7 +425,7 @@ impl Inspector {
         for row in self.rows::<AttemptRow>(project, attempts).await {
             by_task.entry(row.id.clone()).or_default().push(row);
         }
-        Facts {
+        let mut facts = Facts {
             counter: counter.first().map_or(0, |(revision,)| *revision),
             tasks: self.rows(project, tasks).await.into_iter().map(|row: TaskRow| (row.id.clone(), row)).collect(),
             ready: self.rows(project, ready).await.into_iter().map(|row: ReadyRow| (row.id.clone(), row)).collect(),
@@ -453,8 +459,12 @@ impl Inspector {
             },
             unique_keys: self.rows(project, unique_keys).await,
             fired: self.rows(project, fired).await.into_iter().map(|(task,): (String,)| task).collect(),
+            purged: BTreeSet::new(),
+            purged_count: 0,
             idle_in_transaction: self.idle_in_transaction().await,
-        }
+        };
+        facts.find_purged();
+        facts
     }
 
     /// Runs a query whose rows are one JSON array each, which both databases can make.
@@ -649,6 +659,28 @@ impl Facts {
         })
     }
 
+    fn find_purged(&mut self) {
+        let diffs =
+            self.journal.iter().filter(|row| row.kind == RETENTION_PURGED).filter_map(|row| row.diff.as_deref());
+        let counts = diffs.map(|diff| {
+            let diff: serde_json::Value = serde_json::from_str(diff).expect("JSON");
+            diff["deleted_count"][1].as_i64().expect("a number")
+        });
+        self.purged_count = counts.sum();
+        if self.purged_count == 0 {
+            return;
+        }
+        let by_task = self.journal_by_task();
+        let is_final = |row: &&&JournalRow| row.kind != DELETED && row.to_state.is_some_and(|state| state > RETRYING);
+        let ended = by_task.iter().filter(|(_, rows)| rows.last().filter(is_final).is_some());
+        self.purged = ended.filter(|(id, _)| !self.tasks.contains_key(**id)).map(|(id, _)| (*id).to_owned()).collect();
+    }
+
+    /// How many tasks retention deleted.
+    pub fn purged_count(&self) -> i64 {
+        self.purged_count
+    }
+
     fn check_revisions(&self, found: &mut Found) {
         for (row, expected) in self.journal.iter().zip(1..) {
             if row.revision != expected {
@@ -663,6 +695,9 @@ impl Facts {
     }
 
     fn check_tasks(&self, by_task: &ByTask<'_>, found: &mut Found) {
+        found.unless(self.purged.len() as i64 == self.purged_count, Rule::FoldOfJournal, || {
+            format!("{} final tasks are gone, of retention the journal says {}", self.purged.len(), self.purged_count)
+        });
         for id in self.tasks.keys().filter(|id| !by_task.contains_key(id.as_str())) {
             found.add(Rule::OneRowPerVersion, format!("task {id} has no journal row"));
         }
@@ -702,7 +737,7 @@ impl Facts {
             }
             state = Some(to);
         }
-        let deleted = rows.last().is_some_and(|row| row.kind == DELETED);
+        let deleted = rows.last().is_some_and(|row| row.kind == DELETED) || self.purged.contains(id);
         let version = rows.last().map_or(0, |row| row.version);
         let Snapshot { state, epoch: _, attempt_count, crash_count, .. } = last;
         let folded = (!deleted).then_some(Now { state, version, epoch, attempt_count, crash_count });
@@ -878,6 +913,7 @@ impl Facts {
     fn check_submits(&self, known: &Known, by_task: &ByTask<'_>, found: &mut Found) {
         for (request, task) in &known.submits {
             let deleted = by_task.get(task.as_str()).and_then(|rows| rows.last()).is_some_and(|r| r.kind == DELETED);
+            let deleted = deleted || self.purged.contains(task);
             found.unless(deleted || self.tasks.contains_key(task), Rule::SubmitsKept, || {
                 format!("request {request} was acknowledged as {task}, which does not exist")
             });
@@ -896,7 +932,7 @@ impl Facts {
     }
 
     fn check_completions(&self, known: &Known, found: &mut Found) {
-        for (task, completions) in &known.completions {
+        for (task, completions) in known.completions.iter().filter(|(task, _)| !self.purged.contains(*task)) {
             // The same completion may be acknowledged again; another one may not.
             let first = &completions[0];
             found.unless(completions.iter().all(|c| c == first), Rule::CompletionsKept, || {
