@@ -51,6 +51,7 @@ def run_row(row, sides, pairs, absent, only):
     """Runs the rounds of a row; answers the timed ones, the counting one, what did not run and why, and whether it was
     stopped."""
     not_run = {}
+    pairs = min(pairs, row.most_rounds or pairs)
     with ExitStack() as stack:
         ways = row.prepare(sides, stack)
         for name in list(ways):

@@ -147,6 +147,18 @@ def backlog(store):
 SHORT = f"with {FEW:,}"
 
 
+def retention(store):
+    def prepare(sides, stack):
+        def once():
+            with sides.serve(sides.fresh_url(store)) as server:
+                meter, told = sides.bench(server, store, "retention", "--tasks", MANY)
+            return meter.figures(told, told["deleted"])
+
+        return {OURS: once}
+
+    return prepare
+
+
 def watch(store):
     def prepare(sides, stack):
         def once():
@@ -310,6 +322,22 @@ ROWS = [
             [Value("per_s", "leased/s", True), Value("p50_ms", "p50 ms", False, 2), Value("p99_ms", "p99 ms", False, 2)],
             [Ask("per_s", SHORT, 0.8, 0.95)],
             backlog(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"retention-{store}",
+            f"LeaseTasks while {MANY:,} finished tasks are deleted, against the same alone, {name}",
+            [
+                Value("p99_ratio", "of p99 alone", False, 2),
+                Value("alone_p99_ms", "p99 ms alone", False, 2),
+                Value("beside_p99_ms", "p99 ms beside", False, 2),
+                Value("deleted_per_s", "deleted/s", True),
+            ],
+            [Ask("p99_ratio", None, 2, 1.25)],
+            retention(store),
+            most_rounds=1,
         )
         for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
     ),

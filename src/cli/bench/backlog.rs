@@ -77,7 +77,7 @@ pub async fn run(context: &Context, args: &BacklogArgs) -> anyhow::Result<Backlo
 }
 
 /// Leases a batch, completes it, and submits another in its place; answers how long the lease took.
-async fn turn_over(load: &Load, api: &Api, batch: u32) -> anyhow::Result<Duration> {
+pub(super) async fn turn_over(load: &Load, api: &Api, batch: u32) -> anyhow::Result<Duration> {
     let count = usize::try_from(batch)?;
     let request = LeaseTasksRequest {
         parent: load.project.clone(),

@@ -12,6 +12,7 @@ mod list;
 mod load;
 mod read;
 mod report;
+mod retention;
 mod retry;
 mod runner;
 mod schedules;
@@ -41,6 +42,8 @@ pub enum BenchCommand {
     List(list::ListArgs),
     /// Lease from a queue in which N tasks wait
     Backlog(backlog::BacklogArgs),
+    /// Lease by itself, and while N finished tasks are deleted
+    Retention(retention::RetentionArgs),
     /// N tasks fail together: in which seconds do they come back?
     Retry(retry::RetryArgs),
     /// Retry N dead letters at a rate: is it kept, does it stop?
@@ -68,6 +71,7 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::Read(args) => report::tell(&read::run(context, &args).await?, args.tell)?,
         BenchCommand::List(args) => report::tell(&list::run(context, &args).await?, args.tell)?,
         BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
+        BenchCommand::Retention(args) => report::tell(&retention::run(context, &args).await?, args.tell)?,
         BenchCommand::Retry(args) => report::tell(&retry::run(context, &args).await?, args.tell)?,
         BenchCommand::BulkRetry(args) => report::tell(&bulk_retry::run(context, &args).await?, args.tell)?,
         BenchCommand::Schedules(args) => report::tell(&schedules::run(context, &args).await?, args.tell)?,

@@ -136,6 +136,23 @@ pub struct Schedules {
     pub duplicated: u64,
 }
 
+/// Result of `bench retention`.
+#[derive(Debug, Serialize)]
+pub struct Retention {
+    pub scenario: &'static str,
+    pub deleted: u64,
+    pub deleted_per_s: f64,
+    /// LeaseTasks while nothing is deleted.
+    pub alone_p50_ms: f64,
+    pub alone_p99_ms: f64,
+    /// LeaseTasks meanwhile.
+    pub beside_p50_ms: f64,
+    pub beside_p99_ms: f64,
+    pub p99_ratio: f64,
+    /// How many leases there were meanwhile.
+    pub samples: u64,
+}
+
 /// Encloses on stderr what the figures are of: whoever reads the CPU times of the processes beside us reads them when
 /// these lines come.
 pub struct Measuring(Instant);
@@ -261,6 +278,21 @@ mod tests {
         );
         let backlog =
             Backlog { scenario: "backlog", waiting: 1, leased: 1, per_s: 1.0, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0 };
+        let retention = Retention {
+            scenario: "retention",
+            deleted: 1,
+            deleted_per_s: 1.0,
+            alone_p50_ms: 1.0,
+            alone_p99_ms: 1.0,
+            beside_p50_ms: 1.0,
+            beside_p99_ms: 1.0,
+            p99_ratio: 1.0,
+            samples: 1,
+        };
+        assert_eq!(
+            keys(serde_json::to_value(retention).unwrap()),
+            "alone_p50_ms alone_p99_ms beside_p50_ms beside_p99_ms deleted deleted_per_s p99_ratio samples scenario"
+        );
         assert_eq!(keys(serde_json::to_value(backlog).unwrap()), "leased p50_ms p95_ms p99_ms per_s scenario waiting");
         let schedules = Schedules {
             scenario: "schedules",

@@ -238,6 +238,7 @@ async fn every_measurement_ends_with_its_json() {
             &["backlog", "--waiting", "50", "--leases", "5", "--batch", "10"],
             &["bulk-retry", "--tasks", "100", "--rate", "500"],
             &["bulk-retry", "--tasks", "200", "--rate", "50", "--fail", "60s"],
+            &["retention", "--tasks", "300", "--cycles", "2", "--seconds", "1"],
             &["watch", "--streams", "20", "--connections", "2", "--events", "100"],
             &["watch", "--streams", "20", "--connections", "2", "--events", "100", "--rate", "2000"],
         ] {
