@@ -147,6 +147,22 @@ def backlog(store):
 SHORT = f"with {FEW:,}"
 
 
+def history(store):
+    def prepare(sides, stack):
+        # Filled once; what the runs add to it is little.
+        long = sides.another_url(store)
+        sides.fill_with_history(long, MANY)
+        return {
+            OURS: lambda: sides.tasktower_lifecycle(store, LIFECYCLE_TASKS, long),
+            EMPTY: lambda: sides.tasktower_lifecycle(store, LIFECYCLE_TASKS, sides.another_url(store)),
+        }
+
+    return prepare
+
+
+EMPTY = "on an empty one"
+
+
 def retention(store):
     def prepare(sides, stack):
         def once():
@@ -322,6 +338,16 @@ ROWS = [
             [Value("per_s", "leased/s", True), Value("p50_ms", "p50 ms", False, 2), Value("p99_ms", "p99 ms", False, 2)],
             [Ask("per_s", SHORT, 0.8, 0.95)],
             backlog(store),
+        )
+        for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    *(
+        Row(
+            f"history-{store}",
+            f"lifecycle of {LIFECYCLE_TASKS:,} tasks in a database with {MANY:,} finished ones, {name}",
+            PER_S,
+            [Ask("per_s", EMPTY, 0.9, None)],
+            history(store),
         )
         for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
     ),

@@ -25,6 +25,15 @@ IN_FLIGHT = ["--inflight", "64", "--connections", "4"]
 RATE, WARM_UP, SAMPLES = 50, 50, 250
 
 
+# A task a millisecond, each finished at once by its first attempt.
+HISTORY = """INSERT INTO task (project, id, type, queue, priority, run_time, timeout, max_attempts, initial_backoff,
+    max_backoff, owner, input, create_time, state, version, epoch, attempt_count, crash_count, update_time, finish_time,
+    success_worker, success_start_time)
+SELECT 'default', {id}, 'bench', 'history', 0, 1000 * n, 1000000, 25, 1000000, 1000000, 'bench', {input}, 1000 * n, 4, 3,
+    1, 1, 0, 1000 * n, 1000 * n, 'bench', 1000 * n FROM {numbers} numbers"""
+SQLITE_NUMBERS = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < ?) SELECT n FROM c)"
+
+
 @dataclass
 class Figures:
     """What one run of one side gave."""
@@ -113,8 +122,26 @@ class Sides:
         command = [TASKTOWER, "bench", *arguments, "--endpoint", f"http://{server.address}", "--json"]
         return meter, meter.phase(command)
 
-    def tasktower_lifecycle(self, store, tasks):
-        with self.serve(self.fresh_url(store)) as server:
+    def another_url(self, store):
+        """A new database beside those there are."""
+        return self.postgres.another() if store == "postgres" else self.fresh_url(store)
+
+    def fill_with_history(self, url, tasks):
+        """Finished tasks, written past the product: making them one by one would take longer than measuring. Their
+        journal is not written."""
+        run([TASKTOWER, "migrate", "up", "--database-url", url])
+        if url.startswith("sqlite://"):
+            insert = HISTORY.format(id="randomblob(16)", input="zeroblob(100)", numbers=SQLITE_NUMBERS)
+            with sqlite3.connect(url.removeprefix("sqlite://")) as database:
+                database.execute(insert, (tasks,))
+            return
+        numbers = f"(SELECT n FROM generate_series(1, {tasks}) n)"
+        statement = HISTORY.format(id="gen_random_uuid()", input="decode(repeat('78', 100), 'hex')", numbers=numbers)
+        self.postgres.ask("SET search_path = tasktower; " + statement, url=url)
+        self.postgres.settle(url)
+
+    def tasktower_lifecycle(self, store, tasks, url=None):
+        with self.serve(url or self.fresh_url(store)) as server:
             # Best of those tried: with more workers each gets smaller batches.
             settings = ["--batch", 1000, "--workers", 2, "--submitters", 4, "--connections", 2]
             meter, told = self.bench(server, store, "lifecycle", "--tasks", tasks, *settings)
