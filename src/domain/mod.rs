@@ -6,6 +6,7 @@ pub mod etag;
 pub mod event;
 pub mod filter;
 pub mod fingerprint;
+pub mod glob;
 pub mod pace;
 pub mod project;
 pub mod queue;

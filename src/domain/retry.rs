@@ -9,7 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    retry_pattern::{Patterns, glob_matches},
+    glob::glob_matches,
+    retry_pattern::Patterns,
+    snapshot::is_default,
     task::{Micros, SECOND, TaskError},
 };
 
@@ -63,7 +65,7 @@ pub struct Backoff {
     #[serde(skip_serializing_if = "is_double")]
     pub factor: f64,
     /// How a wait is drawn below its bound.
-    #[serde(skip_serializing_if = "Jitter::is_full")]
+    #[serde(skip_serializing_if = "is_default")]
     pub jitter: Jitter,
     /// The bounds one by one, instead of the above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -117,22 +119,16 @@ impl Backoff {
 }
 
 /// How a wait is drawn below its bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Jitter {
     /// Anywhere from 0.
+    #[default]
     Full,
     /// Anywhere from its half.
     Equal,
     /// The bound itself.
     None,
-}
-
-impl Jitter {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_full(&self) -> bool {
-        *self == Self::Full
-    }
 }
 
 /// What is done about some errors. What is not said matches everything.
@@ -149,18 +145,13 @@ pub struct Rule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<MessageTest>,
     /// The first attempt it holds for; 0 and 1 are the same.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub first_attempt: i32,
     /// The last; 0 means all.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub last_attempt: i32,
     /// What to do.
     pub action: Action,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &i32) -> bool {
-    *number == 0
 }
 
 impl Rule {

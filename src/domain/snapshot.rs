@@ -20,7 +20,8 @@ use crate::ids::{ProjectId, TaskId};
 /// Bytes of the snapshot of a running task with a few labels.
 const USUAL_SNAPSHOT: usize = 512;
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// Whether a field is left out of what is kept.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

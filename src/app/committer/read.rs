@@ -130,6 +130,16 @@ pub(super) async fn read_unique_keys(
             Command::Lease { .. } | Command::StandBy { .. } | Command::Promote => {}
         }
     }
+    read_holders(tx, project, keys, set).await
+}
+
+/// Reads who holds unique keys, and those tasks.
+pub(super) async fn read_holders(
+    tx: &mut Tx,
+    project: &ProjectId,
+    keys: HashSet<UniqueKey>,
+    set: &mut Workset,
+) -> StoreResult<UniqueKeys> {
     if keys.is_empty() {
         return Ok(UniqueKeys::default());
     }

@@ -8,6 +8,7 @@ use super::{
     Committer,
     command::{NewSubmit, Submitted},
     decide::{self, Facts, UniqueKeys, unique_key_of},
+    read::read_holders,
     workset::Workset,
 };
 use crate::{
@@ -67,13 +68,8 @@ impl TaskWrites {
         }
         let mut keys: HashSet<UniqueKey> = to_submit.filter_map(unique_key_of).collect();
         keys.extend(to_cancel.iter().filter_map(|id| set.get(*id)).filter_map(|task| unique_key_of(&task.spec)));
-        let keys: Vec<UniqueKey> = keys.into_iter().collect();
-        let found = unique_keys::find(tx, project, &keys).await?;
-        let holders: Vec<TaskId> = found.values().map(|h| h.task).filter(|id| set.get(*id).is_none()).collect();
-        for loaded in tasks::peek(tx, project, holders.into_iter()).await? {
-            set.insert(loaded.task, loaded.due);
-        }
-        Ok(Self { project: project.clone(), now, set, keys: UniqueKeys::new(found), busy })
+        let keys = read_holders(tx, project, keys, &mut set).await?;
+        Ok(Self { project: project.clone(), now, set, keys, busy })
     }
 
     /// Whether a task that was read is there and not final.

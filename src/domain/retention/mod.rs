@@ -12,7 +12,7 @@ pub use self::{
     run::{Counts, RetentionRun, RunState, Tally, Trigger, next_batch, pause_after},
 };
 use super::{
-    retry_pattern::glob_matches,
+    glob::glob_matches,
     task::{Micros, SECOND},
     task_list::Position,
     task_state::TaskState,

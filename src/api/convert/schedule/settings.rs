@@ -44,9 +44,7 @@ pub fn create(request: pb::CreateScheduleRequest) -> Result<(ProjectId, String, 
     let mut fields = Fields::new();
     let pb::CreateScheduleRequest { parent, schedule_id, schedule } = request;
     let project = name::parent(&mut fields, &Path::Request.field("parent"), &parent);
-    if !name::is_project_id(&schedule_id) {
-        fields.refuse(&Path::Request.field("schedule_id"), "must match [a-z][a-z0-9-]{0,62}");
-    }
+    let schedule_id = name::short_id(&mut fields, &Path::Request.field("schedule_id"), schedule_id);
     let at = Path::Request.field("schedule");
     let Some(schedule) = schedule else {
         fields.refuse(&at, "is required");
