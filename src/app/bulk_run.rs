@@ -74,10 +74,8 @@ impl App {
 /// The changes a job makes are its owner's, and say which job made them.
 pub(super) fn caller_of(job: &BulkJob) -> Caller {
     Caller::new(CallerInfo {
-        principal: Arc::from(job.owner.as_str()),
-        request_id: String::new(),
-        address: None,
         agent: Some(bulk_job_name(&job.project, job.id)),
+        ..CallerInfo::of_server(Arc::from(job.owner.as_str()))
     })
 }
 

@@ -107,10 +107,8 @@ impl App {
 /// The changes a run makes are its owner's, and say which run made them.
 fn caller_of(run: &RetentionRun) -> Caller {
     Caller::new(CallerInfo {
-        principal: Arc::from(run.owner.as_str()),
-        request_id: String::new(),
-        address: None,
         agent: Some(retention_run_name(&run.project, run.id)),
+        ..CallerInfo::of_server(Arc::from(run.owner.as_str()))
     })
 }
 

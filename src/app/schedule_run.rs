@@ -130,10 +130,8 @@ impl App {
 /// Who acts when a schedule fires.
 fn caller_of(schedule: &Schedule) -> Caller {
     Caller::new(CallerInfo {
-        principal: SCHEDULER.into(),
-        request_id: String::new(),
-        address: None,
         agent: Some(schedule_name(&schedule.project, &schedule.id)),
+        ..CallerInfo::of_server(SCHEDULER.into())
     })
 }
 

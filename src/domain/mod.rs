@@ -1,5 +1,6 @@
 //! The rules, as functions of values: no I/O, no async, no clock and no random source of their own.
 
+pub mod authority;
 pub mod bulk_job;
 pub mod dead_letter;
 pub mod etag;
@@ -8,6 +9,7 @@ pub mod filter;
 pub mod fingerprint;
 pub mod glob;
 pub mod pace;
+pub mod permission;
 pub mod project;
 pub mod queue;
 pub mod retention;

@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &["error", "ids"]),
     // Small things everyone needs.
     ("config", &["domain", "store"]),
-    ("context", &[]),
+    ("context", &["domain"]),
     ("faults", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),

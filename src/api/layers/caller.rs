@@ -37,10 +37,10 @@ pub fn developer() -> Principal {
 pub fn of<B>(request: &Request<B>, principal: Principal, request_id: String) -> Caller {
     let address = request.extensions().get::<Peer>().and_then(|peer| peer.address.remote_addr());
     Caller::new(CallerInfo {
-        principal,
         request_id,
         address: address.map(|address| address.ip().to_string()),
         agent: agent(request.headers()),
+        ..CallerInfo::of_server(principal)
     })
 }
 

@@ -106,7 +106,7 @@ where
             let id = caller.request_id.as_str();
             let mut response = match rules.of(&method) {
                 None => status::unimplemented(id, &method).into_http(),
-                Some(rule) if !AccessRules::allows(&caller.principal, rule) => {
+                Some(rule) if rule.permission.is_some_and(|needed| !caller.authority.permits(needed, None)) => {
                     status::permission_denied(id, &method).into_http()
                 }
                 Some(rule) => run(inner, request, &turns, rule, &method, id).await?,

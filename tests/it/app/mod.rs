@@ -33,10 +33,9 @@ fn project() -> ProjectId {
 
 fn caller() -> Caller {
     let info = CallerInfo {
-        principal: Arc::from("user:ada"),
         request_id: "r1".to_owned(),
         address: Some("192.0.2.1".to_owned()),
-        agent: None,
+        ..CallerInfo::of_server(Arc::from("user:ada"))
     };
     Caller::new(info)
 }

@@ -1,0 +1,96 @@
+//! What a caller may do, and the roles that bundle it. The numbers are those of `tasktower.v1.Permission`.
+
+/// One thing a caller may do in a project, or in the whole installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the proto says what each is")]
+pub enum Permission {
+    TasksRead = 1,
+    TasksSubmit = 2,
+    TasksOperate = 3,
+    TasksBulk = 4,
+    TasksWork = 5,
+    QueuesRead = 6,
+    QueuesOperate = 7,
+    WorkersRead = 8,
+    WorkersOperate = 9,
+    ProjectsRead = 10,
+    ProjectsAdmin = 11,
+    RetryPoliciesRead = 12,
+    RetryPoliciesOperate = 13,
+    DeadLettersRead = 14,
+    DeadLettersOperate = 15,
+    SchedulesRead = 16,
+    SchedulesOperate = 17,
+    RetentionRead = 18,
+    RetentionOperate = 19,
+}
+
+impl Permission {
+    /// All of them, by number.
+    pub const ALL: &[Permission] = {
+        use Permission::*;
+        &[
+            TasksRead,
+            TasksSubmit,
+            TasksOperate,
+            TasksBulk,
+            TasksWork,
+            QueuesRead,
+            QueuesOperate,
+            WorkersRead,
+            WorkersOperate,
+            ProjectsRead,
+            ProjectsAdmin,
+            RetryPoliciesRead,
+            RetryPoliciesOperate,
+            DeadLettersRead,
+            DeadLettersOperate,
+            SchedulesRead,
+            SchedulesOperate,
+            RetentionRead,
+            RetentionOperate,
+        ]
+    };
+
+    /// The permission with a number of the proto.
+    pub fn of_number(number: i32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|permission| *permission as i32 == number)
+    }
+}
+
+/// Permissions as a set; most hold one or two handfuls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PermissionSet(u64);
+
+impl PermissionSet {
+    /// Every permission there is.
+    pub const ALL: Self = Self::of(Permission::ALL);
+
+    /// These.
+    pub const fn of(permissions: &[Permission]) -> Self {
+        let (mut bits, mut at) = (0, 0);
+        while at < permissions.len() {
+            bits |= 1 << permissions[at] as u8;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether it holds one.
+    pub const fn holds(self, permission: Permission) -> bool {
+        self.0 & (1 << permission as u8) != 0
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
