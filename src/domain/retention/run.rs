@@ -13,9 +13,10 @@ use crate::{
 /// Most tasks, or journal rows, deleted in one transaction.
 const MAX_BATCH: usize = 500;
 /// Fewer are not worth a transaction: where a commit is slow, it is not for the rows.
-const MIN_BATCH: usize = 100;
-/// A batch that takes longer makes the next one smaller: about as long as others wait for a commit anyway.
-const SLOW_BATCH: Duration = Duration::from_millis(10);
+const MIN_BATCH: usize = 10;
+/// A batch that takes longer makes the next one smaller: about as long as others wait for a commit anyway. On SQLite all
+/// others wait while it is written.
+const SLOW_BATCH: Duration = Duration::from_millis(3);
 /// After a batch there is so many times its time for others.
 const PAUSE_FACTOR: u32 = 2;
 /// However fast a batch was.
@@ -188,12 +189,12 @@ mod tests {
     fn batches_shrink_when_they_are_slow_and_grow_when_they_are_fast() {
         let fast = Duration::from_millis(1);
         let slow = Duration::from_millis(400);
-        assert_eq!(next_batch(0, Duration::ZERO), 100);
+        assert_eq!(next_batch(0, Duration::ZERO), MIN_BATCH);
         assert_eq!(next_batch(100, fast), 200);
         assert_eq!(next_batch(400, fast), MAX_BATCH);
         assert_eq!(next_batch(400, SLOW_BATCH), 400);
         assert_eq!(next_batch(400, slow), 200);
-        assert_eq!(next_batch(30, slow), MIN_BATCH);
+        assert_eq!(next_batch(MIN_BATCH + 1, slow), MIN_BATCH);
     }
 
     #[test]
