@@ -1,7 +1,11 @@
 //! Configuration of `tasktower serve`: flags win over the environment, the environment over the file. The command line
 //! brings the first two; this module reads the file and makes one checked value of all three.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
@@ -38,6 +42,8 @@ pub struct ServerConfig {
     pub drain_delay: Duration,
     /// How long history is kept, and when it goes.
     pub retention: RetentionSettings,
+    /// The key that signs heads of the journal; none means the one in the database.
+    pub audit_key_file: Option<PathBuf>,
 }
 
 /// Settings from one source; what is none is left to the next.
@@ -51,7 +57,7 @@ pub struct Settings {
     /// The database: `postgres://…` or `sqlite://FILE`.
     pub database_url: Option<String>,
     /// A file that holds the database URL, for secrets that are mounted.
-    pub database_url_file: Option<std::path::PathBuf>,
+    pub database_url_file: Option<PathBuf>,
     /// Seconds the server goes on serving after it is told to stop. Default 5, at most 15.
     pub drain_delay_seconds: Option<u64>,
     /// Days final tasks are kept that no rule of their project matches. Default 30.
@@ -64,6 +70,8 @@ pub struct Settings {
     pub retention_time: Option<String>,
     /// The IANA zone of that time. Default UTC.
     pub retention_time_zone: Option<String>,
+    /// A file with the Ed25519 private key, in PEM, that signs heads of the journal.
+    pub audit_key_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -88,6 +96,7 @@ impl Settings {
             audit_retention_days: self.audit_retention_days.or(next.audit_retention_days),
             retention_time: self.retention_time.or(next.retention_time),
             retention_time_zone: self.retention_time_zone.or(next.retention_time_zone),
+            audit_key_file: self.audit_key_file.or(next.audit_key_file),
         }
     }
 
@@ -114,7 +123,7 @@ impl Settings {
             None => DEFAULT_ADMIN_LISTEN.parse()?,
         };
         let retention = self.retention()?;
-        Ok(ServerConfig { listen, admin_listen, database, drain_delay, retention })
+        Ok(ServerConfig { listen, admin_listen, database, drain_delay, retention, audit_key_file: self.audit_key_file })
     }
 
     /// What these settings say about retention.

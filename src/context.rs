@@ -25,6 +25,8 @@ pub struct CallerInfo {
     pub address: Option<String>,
     /// What the caller calls itself.
     pub agent: Option<String>,
+    /// The RPC, `TaskService/SubmitTask`; none for what the server does by itself.
+    pub method: Option<Arc<str>>,
 }
 
 /// Who a principal is.
@@ -74,6 +76,7 @@ impl CallerInfo {
             request_id: String::new(),
             address: None,
             agent: None,
+            method: None,
         }
     }
 }

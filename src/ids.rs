@@ -121,3 +121,8 @@ pub fn retry_policy_name(project: &ProjectId, policy: &str) -> String {
 pub fn schedule_name(project: &ProjectId, schedule: &str) -> String {
     format!("projects/{project}/schedules/{schedule}")
 }
+
+/// The resource name of an audit entry.
+pub fn audit_entry_name(project: &ProjectId, revision: i64) -> String {
+    format!("projects/{project}/auditEntries/{revision}")
+}

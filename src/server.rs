@@ -21,7 +21,13 @@ use tonic::transport::Server;
 
 use self::incoming::Incoming;
 use crate::{
-    api, api::layers::held::Ledger, app::App, background::Driver, config::ServerConfig, shutdown, store::Store,
+    api,
+    api::layers::held::Ledger,
+    app::{App, audit_head::AuditKey},
+    background::Driver,
+    config::ServerConfig,
+    shutdown,
+    store::Store,
 };
 
 /// From the signal to the exit, whatever is open: under the 30 s that orchestrators allow by default.
@@ -62,6 +68,10 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let store = Store::open(&config.database).await.with_context(|| format!("open {}", config.database))?;
     let draining = CancellationToken::new();
     let app = App::with_retention(store, draining.clone(), config.retention.clone());
+    if let Some(file) = &config.audit_key_file {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        app.sign_heads_with(AuditKey::from_pem(&text).with_context(|| format!("in {}", file.display()))?);
+    }
     let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 
@@ -71,7 +81,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let services = api::Services::new(app.clone(), health.service.clone())?;
 
-    let layers = api::layers::Layers::load()?;
+    let layers = api::layers::Layers::load(app.notes().clone())?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let grpc = bounded(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(Some(STREAM_WINDOW))

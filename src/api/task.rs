@@ -54,6 +54,7 @@ impl TaskService for Api {
         answer(&call.caller, async {
             let (project, id, full) = convert::task::get(call.message)?;
             let task = self.app.get_task(&project, id, full).await?;
+            self.note_read(&call.caller, &project, full.then_some(id));
             Ok(pb::GetTaskResponse { task: Some(convert::task::task(&task, full)) })
         })
         .await
@@ -67,6 +68,7 @@ impl TaskService for Api {
         answer(&call.caller, async {
             let (project, ids, full) = convert::task::batch_get(call.message)?;
             let tasks = self.read_bounded(&project, &ids, full).await?;
+            self.note_read(&call.caller, &project, ids.into_iter().filter(|_| full));
             Ok(pb::BatchGetTasksResponse { tasks })
         })
         .await
@@ -84,6 +86,7 @@ impl TaskService for Api {
             let full = list.query.full;
             list.query.after = tokens.read(&list.page_token)?;
             let page = self.app.list_tasks(&list.project, list.query).await?;
+            self.note_read(&call.caller, &list.project, page.tasks.iter().map(|task| task.id).filter(|_| full));
             let mut tasks: Vec<_> = page.tasks.iter().map(|task| convert::task::task(task, full)).collect();
             let fitting = convert::page::fitting(&tasks);
             let mut next = page.next;
@@ -189,6 +192,7 @@ impl TaskService for Api {
         answer(&call.caller, async {
             let (project, id, wait) = convert::task::wait(call.message)?;
             let (task, done) = self.app.wait_task(&project, id, wait).await?;
+            self.note_read(&call.caller, &project, [id]);
             Ok(pb::WaitTaskResponse { task: Some(convert::task::task(&task, true)), done })
         })
         .await
@@ -272,6 +276,13 @@ impl TaskService for Api {
 }
 
 impl Api {
+    /// Notes whose payloads were read.
+    fn note_read(&self, caller: &Caller, project: &ProjectId, tasks: impl IntoIterator<Item = TaskId>) {
+        for task in tasks {
+            self.app.notes().read(caller, &task_name(project, task));
+        }
+    }
+
     /// The task after a change, if there still is one.
     async fn change(&self, caller: &Caller, change: Change) -> Result<Option<pb::Task>> {
         let Change { project, id, change, etag } = change;

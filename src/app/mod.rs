@@ -2,6 +2,10 @@
 //! for hot commands, a named write for rare ones) and tells the readers of the journal afterwards.
 
 pub mod activity;
+pub mod audit;
+pub mod audit_head;
+pub mod audit_note;
+pub mod audit_verify;
 pub mod bulk_job;
 mod bulk_retry;
 mod bulk_run;
@@ -23,18 +27,34 @@ pub mod schedule_by_hand;
 mod schedule_change;
 mod schedule_run;
 mod schedule_zones;
+mod sealer;
 pub mod session;
 pub mod task;
 pub mod upkeep;
 pub mod watch;
 pub mod worker;
 
-use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{activity::Activity, committer::Committer, lookup::Lookups, schedule_alarm::Alarm, worker::Presence};
+use self::{
+    activity::Activity,
+    audit_head::{AuditKey, NewHeads},
+    audit_note::Notes,
+    audit_verify::Turn,
+    committer::Committer,
+    lookup::Lookups,
+    schedule_alarm::Alarm,
+    worker::Presence,
+};
 use crate::{
     domain::retention::RetentionSettings,
     error::{Error, Result},
@@ -67,6 +87,11 @@ struct Inner {
     presence: Presence,
     alarm: Alarm,
     retention: RetentionSettings,
+    /// Signs heads; made with the first one unless it was given.
+    audit_key: OnceLock<AuditKey>,
+    heads: NewHeads,
+    notes: Notes,
+    verifying: Turn,
     /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
     projects: std::sync::Mutex<HashSet<ProjectId>>,
     /// Sessions that may still have grants to give back.
@@ -99,6 +124,10 @@ impl App {
             presence: Presence::default(),
             alarm: Alarm::default(),
             retention,
+            audit_key: OnceLock::new(),
+            heads: NewHeads::default(),
+            notes: Notes::default(),
+            verifying: Turn::default(),
             projects: std::sync::Mutex::default(),
             closing: TaskTracker::new(),
             draining,

@@ -98,10 +98,11 @@ impl NamedWrite for Purge {
         };
         let diff = json!({
             "deleted_count": [0, purged.deleted()],
-            "by_rule": purged.tallies.iter().map(|tally| tally.deleted).collect::<Vec<_>>(),
+            "by_rule": [null, purged.tallies.iter().map(|tally| tally.deleted).collect::<Vec<_>>()],
             "first_task": [null, task_name(&project, first.place.id)],
             "last_task": [null, task_name(&project, last.place.id)],
-            "create_time": [first.place.create_time, last.place.create_time],
+            "first_create_time": [null, first.place.create_time],
+            "last_create_time": [null, last.place.create_time],
         });
         tasks::purge(tx, &project, &locked);
         append(tx, ResourceKind::RetentionPurged, &claimed, diff.to_string(), &self.caller).await?;

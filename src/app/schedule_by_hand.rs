@@ -110,7 +110,7 @@ impl NamedWrite for RunNow {
             schedules::write_progress(tx, project, &[(id.clone(), schedule.progress)]).await?;
         }
         let task = occurrence.task.map(|task| task_name(project, task));
-        let diff = json!({"occurrences": [[time, occurrence.state.name(), task]]});
+        let diff = json!({"occurrences": [null, [[time, occurrence.state.name(), task]]]});
         let entry = entry(ResourceKind::ScheduleRan, project, id, now, &diff, caller);
         let news = tasks.write(tx, std::slice::from_ref(caller), vec![entry]).await?;
         Ok(Done::Commit((occurrence, news)))
@@ -169,10 +169,10 @@ impl NamedWrite for RunPast {
         }
         occurrences::replace(tx, &made).await?;
         let diff = json!({
-            "start_time": backfill.start_time,
-            "end_time": next_start_time.unwrap_or(backfill.end_time),
-            "backfilled_count": result.made,
-            "skipped_count": result.skipped,
+            "start_time": [null, backfill.start_time],
+            "end_time": [null, next_start_time.unwrap_or(backfill.end_time)],
+            "backfilled_count": [null, result.made],
+            "skipped_count": [null, result.skipped],
         });
         let entry = entry(ResourceKind::ScheduleBackfilled, project, id, now, &diff, caller);
         let news = tasks.write(tx, std::slice::from_ref(caller), vec![entry]).await?;

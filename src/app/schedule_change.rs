@@ -270,7 +270,7 @@ fn diff(old: Option<&Settings>, new: &Settings) -> Option<String> {
             ("end_time", json!(end_time)),
             ("jitter", json!(jitter)),
             ("task", template.encode().parse().unwrap_or_default()),
-            ("input", json!(input)),
+            ("task.input", json!(input)),
             ("overlap_policy", json!(overlap)),
             ("catch_up", json!(catch_up)),
             ("paused", json!(paused)),

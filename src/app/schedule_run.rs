@@ -281,8 +281,8 @@ impl Firing {
             let (before, after) = told.next_tick;
             let diff = json!({
                 "next_run_time": [before, after],
-                "occurrence_count": decided.len(),
-                "occurrences": named,
+                "occurrence_count": [null, decided.len()],
+                "occurrences": [null, named],
             });
             let caller = &callers[told.caller];
             Entry::of_resource(ResourceKind::ScheduleRan, told.name, now, Some(diff.to_string()), caller)

@@ -37,16 +37,16 @@ use crate::{
 };
 
 /// A watcher that cannot keep up for this long is ended.
-const SLOW_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SLOW_LIMIT: Duration = Duration::from_secs(60);
 /// A stream that has nothing to say says where it is this often: under the 30 s that are promised.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(25);
+pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(25);
 /// Streams end at about this age, so that new replicas get their share; by up to a tenth more or less, so that they do
 /// not all come back at once.
-const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// Events or tasks in one message.
 const BATCH_LIMIT: usize = 100;
 /// Messages that may wait for the client before the watch falls behind.
-const OUT_LIMIT: usize = 4;
+pub(super) const OUT_LIMIT: usize = 4;
 /// Journal rows read at once when catching up.
 const PAGE_ROWS: i64 = 500;
 /// Tasks read at once for the snapshot.
@@ -144,19 +144,24 @@ impl App {
         Ok(subscription)
     }
 
-    async fn position(&self, project: &ProjectId) -> Result<journal::Position> {
+    pub(super) async fn position(&self, project: &ProjectId) -> Result<journal::Position> {
         match journal::position(self.store(), project).await? {
             Some(position) => Ok(position),
             None => Err(Error::NotFound { kind: "project", name: crate::ids::project_name(project) }),
         }
     }
 
-    fn token(&self, project: &ProjectId, revision: i64) -> String {
+    pub(super) fn token(&self, project: &ProjectId, revision: i64) -> String {
         Token { incarnation: self.store().installation().incarnation, project: project_hash(project), revision }
             .encode()
     }
 
-    async fn read_token(&self, project: &ProjectId, token: &str, position: journal::Position) -> Result<i64> {
+    pub(super) async fn read_token(
+        &self,
+        project: &ProjectId,
+        token: &str,
+        position: journal::Position,
+    ) -> Result<i64> {
         let invalid = |reason| Error::ResumeInvalid { reason };
         let token = Token::decode(token).ok_or_else(|| invalid("is damaged"))?;
         if token.project != project_hash(project) {
@@ -202,7 +207,7 @@ struct Watch {
 }
 
 /// Why a watch ends.
-enum End {
+pub(super) enum End {
     /// The watched task is final, or the client is gone: nothing more to say.
     Quiet,
     Error(Error),

@@ -283,6 +283,9 @@ impl App {
     }
 }
 
+/// What changes about a worker that drains.
+const DRAINED: &str = r#"{"incarnations.draining":[false,true]}"#;
+
 /// Every live incarnation takes no more tasks.
 struct DrainWorker {
     caller: Caller,
@@ -297,7 +300,8 @@ impl NamedWrite for DrainWorker {
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<()>, Stop> {
         workers::drain(tx, &self.project, &self.name).await?;
         let resource = worker_name(&self.project, &self.name);
-        let entry = Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), None, &self.caller);
+        let entry =
+            Entry::of_resource(ResourceKind::WorkerDrained, resource, tx.now(), Some(DRAINED.to_owned()), &self.caller);
         journal::append(tx, &self.project, &[entry]).await?;
         Ok(Done::Commit(()))
     }

@@ -4,6 +4,7 @@
 //! [`Driver`] gives each loop a task of its own and never lets it end: an error or a panic is logged when it first
 //! happens and when it is over, and the loop goes on after its period. A stop lets a tick that runs come to its end.
 
+mod audit;
 mod bulk_retrier;
 mod bulk_runner;
 mod feed_tailer;
@@ -68,6 +69,9 @@ impl Driver {
             .with(scheduler::Scheduler::default())
             .with(retention::RetentionClock)
             .with(retention::RetentionRunner)
+            .with(audit::JournalSealer)
+            .with(audit::HeadSigner)
+            .with(audit::NoteWriter)
     }
 
     /// Starts a loop.

@@ -59,6 +59,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         // Nothing is balanced over a server for development.
         drain_delay: Duration::ZERO,
         retention: args.retention.clone().into_settings().retention()?,
+        audit_key_file: None,
     };
     let stop = signals::stop();
     let (tell, told) = tokio::sync::oneshot::channel();

@@ -34,6 +34,9 @@ pub struct ServeArgs {
     pub drain_delay_seconds: Option<u64>,
     #[command(flatten)]
     pub retention: RetentionArgs,
+    /// A file with the Ed25519 private key (PEM) that signs heads of the audit [default: a key in the database]
+    #[arg(long, env = "TASKTOWER_AUDIT_KEY_FILE", value_name = "FILE")]
+    pub audit_key_file: Option<PathBuf>,
 }
 
 /// How long history is kept, for those who serve it.
@@ -86,6 +89,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             .or_else(|| std::env::var("DATABASE_URL").ok().filter(|_| args.database_url_file.is_none())),
         database_url_file: args.database_url_file,
         drain_delay_seconds: args.drain_delay_seconds,
+        audit_key_file: args.audit_key_file,
         ..args.retention.into_settings()
     };
     let config = flags.or(file).into_server()?;

@@ -111,40 +111,91 @@ pub enum ResourceKind {
     RetentionTrimmed = 143,
     /// A run of retention ended.
     RetentionRunEnded = 144,
+    /// Note: a call was refused, because its caller may not do that.
+    CallRefused = 175,
+    /// Note: a call was refused, because its caller is not known.
+    CallUnauthenticated = 176,
+    /// Note: a person read inputs or results.
+    PayloadRead = 177,
 }
+
+impl ResourceKind {
+    /// All that this version knows.
+    pub const ALL: &[Self] = {
+        use ResourceKind::*;
+        &[
+            QueueUpdated,
+            QueuePaused,
+            QueueResumed,
+            WorkerDrained,
+            BulkJobStarted,
+            BulkJobEnded,
+            ProjectCreated,
+            RetryPolicyCreated,
+            RetryPolicyUpdated,
+            RetryPolicyDeleted,
+            DeadLetterProcessed,
+            DeadLetterReopened,
+            ScheduleCreated,
+            ScheduleUpdated,
+            ScheduleDeleted,
+            SchedulePaused,
+            ScheduleResumed,
+            ScheduleRan,
+            ScheduleBackfilled,
+            RetentionUpdated,
+            RetentionRunStarted,
+            RetentionPurged,
+            RetentionTrimmed,
+            RetentionRunEnded,
+            CallRefused,
+            CallUnauthenticated,
+            PayloadRead,
+        ]
+    };
+
+    /// What happened, as the audit calls it.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Unknown => UNKNOWN_ACTION,
+            Self::QueueUpdated => "queue.updated",
+            Self::QueuePaused => "queue.paused",
+            Self::QueueResumed => "queue.resumed",
+            Self::WorkerDrained => "worker.drained",
+            Self::BulkJobStarted => "bulk_job.started",
+            Self::BulkJobEnded => "bulk_job.ended",
+            Self::ProjectCreated => "project.created",
+            Self::RetryPolicyCreated => "retry_policy.created",
+            Self::RetryPolicyUpdated => "retry_policy.updated",
+            Self::RetryPolicyDeleted => "retry_policy.deleted",
+            Self::DeadLetterProcessed => "dead_letter.processed",
+            Self::DeadLetterReopened => "dead_letter.reopened",
+            Self::ScheduleCreated => "schedule.created",
+            Self::ScheduleUpdated => "schedule.updated",
+            Self::ScheduleDeleted => "schedule.deleted",
+            Self::SchedulePaused => "schedule.paused",
+            Self::ScheduleResumed => "schedule.resumed",
+            Self::ScheduleRan => "schedule.ran",
+            Self::ScheduleBackfilled => "schedule.backfilled",
+            Self::RetentionUpdated => "retention.updated",
+            Self::RetentionRunStarted => "retention.started",
+            Self::RetentionPurged => "retention.purged",
+            Self::RetentionTrimmed => "retention.trimmed",
+            Self::RetentionRunEnded => "retention.ended",
+            Self::CallRefused => "call.refused",
+            Self::CallUnauthenticated => "call.unauthenticated",
+            Self::PayloadRead => "payload.read",
+        }
+    }
+}
+
+/// What the audit calls something a newer version wrote.
+pub const UNKNOWN_ACTION: &str = "unknown";
 
 impl TryFrom<i16> for ResourceKind {
     type Error = i16;
 
     fn try_from(number: i16) -> Result<Self, i16> {
-        [
-            Self::QueueUpdated,
-            Self::QueuePaused,
-            Self::QueueResumed,
-            Self::WorkerDrained,
-            Self::BulkJobStarted,
-            Self::BulkJobEnded,
-            Self::ProjectCreated,
-            Self::RetryPolicyCreated,
-            Self::RetryPolicyUpdated,
-            Self::RetryPolicyDeleted,
-            Self::DeadLetterProcessed,
-            Self::DeadLetterReopened,
-            Self::ScheduleCreated,
-            Self::ScheduleUpdated,
-            Self::ScheduleDeleted,
-            Self::SchedulePaused,
-            Self::ScheduleResumed,
-            Self::ScheduleRan,
-            Self::ScheduleBackfilled,
-            Self::RetentionUpdated,
-            Self::RetentionRunStarted,
-            Self::RetentionPurged,
-            Self::RetentionTrimmed,
-            Self::RetentionRunEnded,
-        ]
-        .into_iter()
-        .find(|kind| *kind as i16 == number)
-        .ok_or(number)
+        Self::ALL.iter().copied().find(|kind| *kind as i16 == number).ok_or(number)
     }
 }

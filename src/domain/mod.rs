@@ -1,5 +1,6 @@
 //! The rules, as functions of values: no I/O, no async, no clock and no random source of their own.
 
+pub mod audit;
 pub mod authority;
 pub mod bulk_job;
 pub mod dead_letter;

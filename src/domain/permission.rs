@@ -24,6 +24,7 @@ pub enum Permission {
     SchedulesOperate = 17,
     RetentionRead = 18,
     RetentionOperate = 19,
+    AuditRead = 25,
 }
 
 impl Permission {
@@ -50,6 +51,7 @@ impl Permission {
             SchedulesOperate,
             RetentionRead,
             RetentionOperate,
+            AuditRead,
         ]
     };
 

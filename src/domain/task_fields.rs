@@ -34,7 +34,7 @@ impl Fields for Task {
             TextField::Worker => self.lease.as_ref().map(|lease| lease.worker.as_str()),
             TextField::ErrorType => self.error.as_ref().map(|error| error.error_type.as_str()),
             TextField::ErrorMessage => self.error.as_ref().map(|error| error.message.as_str()),
-            TextField::Fingerprint => None,
+            TextField::Fingerprint | TextField::Audit(_) => None,
         }
     }
 

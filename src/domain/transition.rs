@@ -54,7 +54,8 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [Self; 15] = [
+    /// All that this version knows.
+    pub const ALL: [Self; 15] = [
         Self::Submitted,
         Self::Leased,
         Self::Progressed,
@@ -71,6 +72,27 @@ impl EventKind {
         Self::RunNow,
         Self::Deleted,
     ];
+
+    /// What happened, as the audit calls it.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Submitted => "task.submitted",
+            Self::Leased => "task.leased",
+            Self::Progressed => "task.progressed",
+            Self::Completed => "task.completed",
+            Self::Failed => "task.failed",
+            Self::Released => "task.released",
+            Self::LeaseExpired => "task.lease_expired",
+            Self::TimedOut => "task.timed_out",
+            Self::Expired => "task.expired",
+            Self::Updated => "task.updated",
+            Self::CancelRequested => "task.cancel_requested",
+            Self::Cancelled => "task.cancelled",
+            Self::Retried => "task.retried",
+            Self::RunNow => "task.run_now",
+            Self::Deleted => "task.deleted",
+        }
+    }
 }
 
 impl TryFrom<i16> for EventKind {

@@ -1,5 +1,5 @@
 //! A filter as a SQL condition over a task `t` with its place in the queue `r` and its lease `l`, both left-joined; or
-//! over a dead letter `d`.
+//! over a dead letter `d`, or a row of the journal `j`.
 //!
 //! A statement may begin at another table that holds one row for each task it is about, all of one state. That is its
 //! [`Start`]: what that row holds is tested there, so that its indexes can be used and the task need not be read.
@@ -19,7 +19,8 @@ use uuid::Uuid;
 use crate::domain::{
     dead_letter::DeadLetterState,
     filter::{
-        ChoiceField, Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest, TimeField,
+        AuditField, ChoiceField, Filter, IntField, Node, Pattern, Relation, Test, TextField, TextSource, TextTest,
+        TimeField,
     },
     task_state::TaskState,
 };
@@ -28,11 +29,20 @@ const TASK: &str = "t";
 const READY: &str = "r";
 const LEASE: &str = "l";
 const DEAD_LETTER: &str = "d";
+const JOURNAL: &str = "j";
 
 /// The live state: a lease means RUNNING (2), a place in the queue holds the waiting state, and only a task without
 /// either holds its own.
 const STATE: &str =
     r#"(CASE WHEN "l"."id" IS NOT NULL THEN 2 WHEN "r"."id" IS NOT NULL THEN "r"."state" ELSE "t"."state" END)"#;
+
+/// The name of what a row of the journal is about: a task is kept by its id alone.
+const POSTGRES_RESOURCE: &str =
+    r#"COALESCE("j"."resource", 'projects/' || "j"."project" || '/tasks/' || "j"."task_id"::text)"#;
+const SQLITE_RESOURCE: &str = r#"COALESCE("j"."resource", 'projects/' || "j"."project" || '/tasks/' || lower(
+    substr(hex("j"."task_id"), 1, 8) || '-' || substr(hex("j"."task_id"), 9, 4) || '-' ||
+    substr(hex("j"."task_id"), 13, 4) || '-' || substr(hex("j"."task_id"), 17, 4) || '-' ||
+    substr(hex("j"."task_id"), 21)))"#;
 
 /// The row a statement begins at.
 #[derive(Clone, Copy)]
@@ -65,11 +75,17 @@ pub(super) fn dead_letter_condition(filter: &Filter, backend: DatabaseBackend) -
     Translation { source: Source::DeadLetter, dialect: Dialect::of(backend) }.node(filter.root())
 }
 
+/// The condition for a WHERE, over rows of the journal.
+pub(super) fn audit_condition(filter: &Filter, backend: DatabaseBackend) -> Condition {
+    Translation { source: Source::Journal, dialect: Dialect::of(backend) }.node(filter.root())
+}
+
 /// Where the values are.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Task(&'a Start),
     DeadLetter,
+    Journal,
 }
 
 /// What differs between the databases.
@@ -109,6 +125,7 @@ impl Translation<'_> {
         match self.source {
             Source::Task(start) => self.of_task(start, test),
             Source::DeadLetter => self.of_dead_letter(test),
+            Source::Journal => self.of_journal(test),
         }
     }
 
@@ -128,7 +145,7 @@ impl Translation<'_> {
                 Some(text) => self.text_test(text, test),
                 None => nothing(),
             },
-            Test::Choice(..) => nothing(),
+            Test::Choice(..) | Test::Kinds(_) => nothing(),
         }
     }
 
@@ -136,7 +153,7 @@ impl Translation<'_> {
         let column = match source {
             TextSource::Label(key) => return Some(label(key, self.dialect)),
             TextSource::Field(TextField::Worker) => return Some(Expr::col((LEASE, "worker"))),
-            TextSource::Field(TextField::Fingerprint) => return None,
+            TextSource::Field(TextField::Fingerprint | TextField::Audit(_)) => return None,
             TextSource::Field(TextField::Type) => "type",
             TextSource::Field(TextField::Queue) => "queue",
             TextSource::Field(TextField::Owner) => "owner",
@@ -168,16 +185,46 @@ impl Translation<'_> {
                     TextField::ErrorType => "error_type",
                     TextField::ErrorMessage => "error_message",
                     TextField::Fingerprint => "fingerprint",
-                    TextField::Owner | TextField::UniqueKey | TextField::Worker => return nothing(),
+                    TextField::Owner | TextField::UniqueKey | TextField::Worker | TextField::Audit(_) => {
+                        return nothing();
+                    }
                 };
                 self.text_test(column(name), test)
             }
             Test::State(_)
             | Test::CancelRequested
+            | Test::Kinds(_)
             | Test::Int(..)
             | Test::Time(..)
             | Test::TimePresent(_)
             | Test::Text(TextSource::Label(_), _) => nothing(),
+        }
+    }
+
+    fn of_journal(&self, test: &Test) -> Expr {
+        let column = |name: &'static str| Expr::col((JOURNAL, name));
+        match test {
+            Test::Kinds(kinds) => column("kind").is_in(kinds.iter().copied()),
+            Test::Time(TimeField::Create, relation, constant) => {
+                compare(column("time"), *relation, Expr::val(*constant))
+            }
+            Test::TimePresent(TimeField::Create) => column("time").is_not_null(),
+            Test::Text(TextSource::Field(TextField::Audit(field)), test) => {
+                let text = match field {
+                    AuditField::Actor => column("actor"),
+                    AuditField::Credential => column("credential"),
+                    AuditField::Method => column("method"),
+                    AuditField::RequestId => column("request_id"),
+                    AuditField::Address => column("address"),
+                    AuditField::Agent => column("agent"),
+                    AuditField::Resource => Expr::cust(match self.dialect {
+                        Dialect::Postgres => POSTGRES_RESOURCE,
+                        Dialect::Sqlite => SQLITE_RESOURCE,
+                    }),
+                };
+                self.text_test(text, test)
+            }
+            _ => nothing(),
         }
     }
 

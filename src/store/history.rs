@@ -6,6 +6,7 @@
 use super::{
     Store, Tx,
     error::{StoreError, StoreResult},
+    seals,
     sql::{Reader, Sql},
 };
 use crate::{domain::task::Micros, ids::ProjectId};
@@ -62,11 +63,12 @@ pub async fn look(tx: &mut Tx, project: &ProjectId, before: Micros, limit: i64) 
     Ok(Some(cut).filter(|cut| cut.first < cut.end))
 }
 
-/// Cuts rows off. Raises `counter.oldest`, and so holds the counter from then until the transaction ends.
+/// Cuts rows off, and the seals that are about nothing else. Raises `counter.oldest`, and so holds the counter from then until the transaction ends.
 pub async fn cut(tx: &mut Tx, project: &ProjectId, cut: Cut) -> StoreResult<()> {
     let delete =
         Sql::new("-- history::delete\nDELETE FROM journal WHERE project = $1 AND revision >= $2 AND revision < $3");
     tx.execute(delete.text(project.as_str()).int(cut.first).int(cut.end)).await?;
+    seals::forget(tx, project, cut.end).await?;
     let raise =
         Sql::new("-- history::raise\nUPDATE counter SET oldest = $3 WHERE project = $1 AND oldest = $2 RETURNING 1");
     let raised = tx.fetch(raise.text(project.as_str()).int(cut.first).int(cut.end)).await?;

@@ -18,20 +18,26 @@ pub struct Installation {
     pub incarnation: Uuid,
     /// Signs page tokens; made with the database, shared by all replicas.
     pub page_token_key: Vec<u8>,
+    /// The seed of the key that signs heads of the journal, unless the configuration names another.
+    pub audit_key: Vec<u8>,
 }
 
 /// Bytes of the page token key: a full HMAC-SHA256 key.
 const KEY_BYTES: usize = 32;
 
-pub(super) async fn load(database: &DatabaseConnection) -> anyhow::Result<Installation> {
-    let identity = identity(database).await?;
+fn new_key() -> Vec<u8> {
     let mut key = vec![0_u8; KEY_BYTES];
     rand::rng().fill_bytes(&mut key);
+    key
+}
+
+pub(super) async fn load(database: &DatabaseConnection) -> anyhow::Result<Installation> {
+    let identity = identity(database).await?;
     execute(
         database,
         "INSERT INTO installation (id, incarnation, identity, page_token_key, create_time) VALUES (1, $1, $2, $3, $4)
          ON CONFLICT (id) DO NOTHING",
-        vec![Uuid::now_v7().into(), identity.clone().into(), key.into(), process_time().into()],
+        vec![Uuid::now_v7().into(), identity.clone().into(), new_key().into(), process_time().into()],
     )
     .await?;
     // Compare and set: of several replicas that start on a restored database one changes the incarnation.
@@ -41,13 +47,24 @@ pub(super) async fn load(database: &DatabaseConnection) -> anyhow::Result<Instal
         vec![Uuid::now_v7().into(), identity.into()],
     )
     .await?;
+    // A database of an earlier version has none yet; of several replicas one makes it.
+    execute(
+        database,
+        "UPDATE installation SET audit_key = $1 WHERE id = 1 AND audit_key IS NULL",
+        vec![new_key().into()],
+    )
+    .await?;
     let statement = Statement::from_string(
         database.get_database_backend(),
-        "SELECT incarnation, page_token_key FROM installation WHERE id = 1",
+        "SELECT incarnation, page_token_key, audit_key FROM installation WHERE id = 1",
     );
     let row =
         database.query_one_raw(statement).await?.ok_or_else(|| anyhow::anyhow!("the installation row is gone"))?;
-    Ok(Installation { incarnation: row.try_get_by_index(0)?, page_token_key: row.try_get_by_index(1)? })
+    Ok(Installation {
+        incarnation: row.try_get_by_index(0)?,
+        page_token_key: row.try_get_by_index(1)?,
+        audit_key: row.try_get_by_index(2)?,
+    })
 }
 
 /// Gives the database a new incarnation, after a file copy: every resume token made before is refused.

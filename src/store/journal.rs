@@ -77,10 +77,10 @@ macro_rules! insert_rows {
     ($base:literal, $from:literal) => {
         concat!(
             "INSERT INTO journal (project, revision, time, kind, task_id, resource, version, from_state, to_state, actor, \
-             owner, request_id, address, agent, diff, snapshot) SELECT $1, ",
+             owner, request_id, address, agent, credential, method, diff, snapshot) SELECT $1, ",
             $base,
             " + x.place, x.time, x.kind, x.task_id, x.resource, x.version, x.from_state, x.to_state, x.actor, x.owner, \
-             x.request_id, x.address, x.agent, x.diff, x.snapshot FROM ",
+             x.request_id, x.address, x.agent, x.credential, x.method, x.diff, x.snapshot FROM ",
             $from
         )
     };
@@ -217,6 +217,8 @@ fn rows_of(entries: &[Entry<'_>]) -> Rows {
         .opt_text("request_id", callers().map(|c| Some(c.request_id.as_str()).filter(|id| !id.is_empty())))
         .opt_text("address", callers().map(|c| c.address.as_deref()))
         .opt_text("agent", callers().map(|c| c.agent.as_deref()))
+        .opt_text("credential", callers().map(|c| c.credential.as_deref()))
+        .opt_text("method", callers().map(|c| c.method.as_deref()))
         .opt_string(
             "diff",
             entries.iter().map(|e| match &e.subject {

@@ -19,6 +19,7 @@ mod sql;
 mod texts;
 mod writers;
 
+pub mod audit;
 pub mod bulk_jobs;
 pub mod dead_letters;
 pub mod history;
@@ -33,6 +34,7 @@ pub mod retention_runs;
 pub mod retry_policies;
 pub mod retry_reports;
 pub mod schedules;
+pub mod seals;
 pub mod tasks;
 pub mod unique_keys;
 pub mod workers;

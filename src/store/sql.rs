@@ -219,6 +219,7 @@ enum Scalar {
     Int(i64),
     OptInt(Option<i64>),
     OptText(Option<String>),
+    Blob(Vec<u8>),
     Flag(bool),
 }
 
@@ -263,6 +264,11 @@ impl Sql {
 
     pub(super) fn opt_text(mut self, value: Option<&str>) -> Self {
         self.scalars.push(Scalar::OptText(value.map(str::to_owned)));
+        self
+    }
+
+    pub(super) fn blob(mut self, value: &[u8]) -> Self {
+        self.scalars.push(Scalar::Blob(value.to_owned()));
         self
     }
 
@@ -398,6 +404,7 @@ impl Sql {
                 Scalar::Int(v) => add_sqlite(arguments, v),
                 Scalar::OptInt(v) => add_sqlite(arguments, v),
                 Scalar::OptText(v) => add_sqlite(arguments, v),
+                Scalar::Blob(v) => add_sqlite(arguments, v),
                 Scalar::Flag(v) => add_sqlite(arguments, v),
             })?;
         }
@@ -455,6 +462,7 @@ fn bind_scalar_postgres(arguments: &mut PgArguments, scalar: Scalar) -> StoreRes
         Scalar::Int(v) => arguments.add(v),
         Scalar::OptInt(v) => arguments.add(v),
         Scalar::OptText(v) => arguments.add(v),
+        Scalar::Blob(v) => arguments.add(v),
         Scalar::Flag(v) => arguments.add(v),
     })
 }

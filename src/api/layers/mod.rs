@@ -15,6 +15,7 @@ pub mod visit;
 mod answer_body;
 mod deadline;
 mod log;
+mod note;
 mod request_body;
 mod request_id;
 mod stream_body;
@@ -45,7 +46,7 @@ use super::{
     access::{AccessRules, Rule},
     status,
 };
-use crate::error::Error;
+use crate::{app::audit_note::Notes, error::Error};
 
 /// Puts everything around the routes. Cheap to clone.
 #[derive(Clone)]
@@ -53,12 +54,14 @@ pub struct Layers {
     rules: Arc<AccessRules>,
     developer: Principal,
     turns: Turns,
+    notes: Notes,
 }
 
 impl Layers {
-    /// With the rules of this binary; every caller is the developer.
-    pub fn load() -> anyhow::Result<Self> {
-        Ok(Self { rules: Arc::new(AccessRules::load()?), developer: caller::developer(), turns: Turns::of_server() })
+    /// With the rules of this binary; every caller is the developer. Refusals are handed to `notes`.
+    pub fn load(notes: Notes) -> anyhow::Result<Self> {
+        let (rules, turns) = (Arc::new(AccessRules::load()?), Turns::of_server());
+        Ok(Self { rules, developer: caller::developer(), turns, notes })
     }
 }
 
@@ -95,7 +98,7 @@ where
         // The instance that was polled ready is the one to call; its clone waits for the next call.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        let Layers { rules, turns, .. } = self.layers.clone();
+        let Layers { rules, turns, notes, .. } = self.layers.clone();
         let id = request_id::of(request.headers());
         let caller = caller::of(&request, self.layers.developer.clone(), id);
         let method = request.uri().path().to_owned();
@@ -112,7 +115,9 @@ where
                 Some(rule) => run(inner, request, &turns, rule, &method, id).await?,
             };
             request_id::mark(response.headers_mut(), id);
-            log::failed(&method, started, Status::from_header_map(response.headers()).as_ref());
+            let status = Status::from_header_map(response.headers());
+            note::ended(&notes, &caller, status.as_ref());
+            log::failed(&method, started, status.as_ref());
             Ok(response)
         };
         Box::pin(call.instrument(span))
@@ -233,7 +238,7 @@ mod tests {
             let answer = handler(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let layers = Layers::load().unwrap();
+        let layers = Layers::load(Notes::default()).unwrap();
         layers.layer(inner).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 

@@ -45,6 +45,8 @@ impl Test {
             Self::State(state) => task.state() == *state,
             Self::CancelRequested => task.cancel_requested(),
             Self::Choice(field, number) => task.choice(*field) == Some(*number),
+            // Only the journal has kinds, and its filters run in the database.
+            Self::Kinds(_) => false,
             Self::Project(project) => task.project() == project,
             Self::Id { lowest, highest } => (*lowest..=*highest).contains(&task.id()),
             Self::Int(field, relation, constant) => relation.holds(&task.int(*field), constant),
@@ -59,7 +61,7 @@ impl Test {
 }
 
 impl TextTest {
-    fn holds(&self, text: Option<&str>) -> bool {
+    pub(super) fn holds(&self, text: Option<&str>) -> bool {
         let Some(text) = text else { return false };
         match self {
             Self::Present => true,

@@ -1,4 +1,4 @@
-//! The filter language: AIP-160 over the fields of a task, or of a dead letter.
+//! The filter language: AIP-160 over the fields of a task, of a dead letter, or of an audit entry.
 //!
 //! The cast: `cursor` cuts the text into words and strings, `parser` knows the grammar, `schema` knows the fields of each and
 //! what may be compared with what, `tree` is the result, `eval` runs it against a task in memory. The store turns the
@@ -23,7 +23,9 @@ use uuid::Uuid;
 pub use self::error::FilterError;
 pub use self::eval::Fields;
 pub use self::pattern::Pattern;
-pub use self::tree::{ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
+pub use self::tree::{
+    AuditField, ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField,
+};
 use super::task_state::TaskState;
 
 /// The longest filter, in bytes. Filters live in page tokens, alert rules and URLs.
@@ -53,6 +55,11 @@ impl Filter {
     /// Reads a filter of dead letters.
     pub fn parse_dead_letters(text: &str) -> Result<Self, FilterError> {
         Self::parse_with(text, &schema::DEAD_LETTERS)
+    }
+
+    /// Reads a filter of audit entries.
+    pub fn parse_audit_entries(text: &str) -> Result<Self, FilterError> {
+        Self::parse_with(text, &schema::AUDIT_ENTRIES)
     }
 
     fn parse_with(text: &str, schema: &schema::Schema) -> Result<Self, FilterError> {
@@ -87,6 +94,11 @@ impl Filter {
     /// The only queue a matching task can be in, if the filter names one. The filter may ask for more than the queue.
     pub fn pinned_queue(&self) -> Option<&str> {
         self.root.pinned_queue()
+    }
+
+    /// What matches was created, or happened, in this span, both ends included.
+    pub fn create_span(&self) -> (i64, i64) {
+        self.root.create_span()
     }
 
     /// The filter that matches what this one matches and what meets another condition too.

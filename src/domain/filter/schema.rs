@@ -1,4 +1,4 @@
-//! The fields of tasks and of dead letters, what type each is of, and what a comparison with it means. The only place where a name from
+//! The fields of tasks, of dead letters and of audit entries, what type each is of, and what a comparison with it means. The only place where a name from
 //! the caller becomes something the rest of the service knows.
 
 use std::fmt;
@@ -9,7 +9,10 @@ use super::cursor::{Comparator, Literal, WILDCARD};
 use super::error::{Fault, echo};
 use super::pattern::Pattern;
 use super::timestamp;
-use super::tree::{ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField};
+use super::tree::{
+    AuditField, ChoiceField, IntField, Node, Relation, Test, TextField, TextSource, TextTest, TimeField,
+};
+use crate::domain::audit::{self, Outcome};
 use crate::domain::dead_letter::DeadLetterState;
 use crate::domain::task_state::TaskState;
 use crate::domain::transition::DeadLetterReason;
@@ -34,6 +37,9 @@ enum Kind {
     State,
     Name,
     CancelRequested,
+    Action,
+    ActorSort,
+    Outcome,
     Choice(ChoiceField),
     Text(TextField),
     Int(IntField),
@@ -56,6 +62,24 @@ pub(super) static TASKS: Schema = Schema { fields: &TASK_FIELDS, has_labels: tru
 /// Filters of dead letters.
 pub(super) static DEAD_LETTERS: Schema =
     Schema { fields: &DEAD_LETTER_FIELDS, has_labels: false, collection: "deadLetters", noun: "dead letter" };
+
+/// Filters of audit entries.
+pub(super) static AUDIT_ENTRIES: Schema =
+    Schema { fields: &AUDIT_FIELDS, has_labels: false, collection: "auditEntries", noun: "audit entry" };
+
+const AUDIT_FIELDS: [(&str, Kind); 11] = [
+    ("actor", Kind::Text(TextField::Audit(AuditField::Actor))),
+    ("actor_kind", Kind::ActorSort),
+    ("credential", Kind::Text(TextField::Audit(AuditField::Credential))),
+    ("method", Kind::Text(TextField::Audit(AuditField::Method))),
+    ("resource", Kind::Text(TextField::Audit(AuditField::Resource))),
+    ("action", Kind::Action),
+    ("outcome", Kind::Outcome),
+    ("event_time", Kind::Time(TimeField::Create)),
+    ("request_id", Kind::Text(TextField::Audit(AuditField::RequestId))),
+    ("address", Kind::Text(TextField::Audit(AuditField::Address))),
+    ("user_agent", Kind::Text(TextField::Audit(AuditField::Agent))),
+];
 
 const DEAD_LETTER_FIELDS: [(&str, Kind); 9] = [
     ("state", Kind::Choice(ChoiceField::DeadLetterState)),
@@ -137,6 +161,15 @@ impl Schema {
             _ => match self.kind(path).ok_or_else(|| self.unknown(path))? {
                 Kind::State => state(path, comparator, value)?,
                 Kind::Choice(field) => choice(field, path, comparator, value)?,
+                Kind::Action => action(comparator, value)?,
+                Kind::ActorSort => {
+                    let negated = negated != is_negation(comparator);
+                    return actor_kind(path, comparator, value, negated);
+                }
+                Kind::Outcome => {
+                    let (wanted, kinds) = outcome(path, comparator, value)?;
+                    return Ok(join(vec![Test::Kinds(kinds)], negated != (is_negation(comparator) == wanted)));
+                }
                 Kind::CancelRequested => {
                     // `= false` asks for the opposite of `= true`, and so does `!= true`.
                     let wanted = boolean(path, comparator, value)?;
@@ -250,6 +283,54 @@ fn choice(field: ChoiceField, path: &Path, comparator: Comparator, value: &Liter
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         value.fault(format!("{} is not a {path}; there are {}", echo(value.raw), names.join(", ")))
     })
+}
+
+fn action(comparator: Comparator, value: &Literal<'_>) -> Result<Test, Fault> {
+    let test = text_test(comparator, value)?;
+    let kinds: Vec<i16> = audit::actions().filter(|(_, name)| test.holds(Some(name))).map(|(kind, _)| kind).collect();
+    let is_exact = matches!(comparator, Comparator::Equal | Comparator::NotEqual) && !value.has_wildcard();
+    if is_exact && kinds.is_empty() {
+        let raw = echo(value.raw);
+        return Err(value.fault(format!(
+            "{raw} is not an action; those are for example task.submitted and queue.paused, and \"queue.*\" means all of \
+             queues"
+        )));
+    }
+    Ok(Test::Kinds(kinds))
+}
+
+/// What begins the names of actors that are no part of the server.
+const ACTOR_PREFIXES: [(&str, &str); 2] = [("SERVICE", "service:"), ("USER", "user:")];
+
+fn actor_kind(path: &Path, comparator: Comparator, value: &Literal<'_>, negated: bool) -> Result<Node, Fault> {
+    only_equality(path, comparator, value)?;
+    let begins = |prefix: &str| {
+        let pattern = Pattern::new(&format!("{prefix}{WILDCARD}"));
+        Test::Text(TextSource::Field(TextField::Audit(AuditField::Actor)), TextTest::Matches(pattern))
+    };
+    if value.text == "SYSTEM" {
+        let others = ACTOR_PREFIXES.map(|(_, prefix)| Node::Test { negated: !negated, test: begins(prefix) });
+        return Ok(Node::join(others.into(), !negated));
+    }
+    let known = ACTOR_PREFIXES.into_iter().find(|(kind, _)| *kind == value.text);
+    let (_, prefix) = known.ok_or_else(|| {
+        value.fault(format!("{} is not an actor_kind; there are SYSTEM, SERVICE, USER", echo(value.raw)))
+    })?;
+    Ok(Node::Test { negated, test: begins(prefix) })
+}
+
+/// The kinds that have, or do not have, the outcome.
+fn outcome(path: &Path, comparator: Comparator, value: &Literal<'_>) -> Result<(bool, Vec<i16>), Fault> {
+    only_equality(path, comparator, value)?;
+    let kind = |outcome: Outcome| outcome.kind().map(|kind| kind as i16);
+    match Outcome::ALL.into_iter().find(|outcome| outcome.name() == value.text) {
+        Some(Outcome::Ok) => Ok((false, Outcome::ALL.into_iter().filter_map(kind).collect())),
+        Some(refused) => Ok((true, kind(refused).into_iter().collect())),
+        None => {
+            let names = Outcome::ALL.map(Outcome::name).join(", ");
+            Err(value.fault(format!("{} is not an outcome; there are {names}", echo(value.raw))))
+        }
+    }
 }
 
 fn boolean(path: &Path, comparator: Comparator, value: &Literal<'_>) -> Result<bool, Fault> {

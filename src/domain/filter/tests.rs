@@ -55,7 +55,7 @@ impl Fields for Sample {
             TextField::Worker => self.worker,
             TextField::ErrorType => Some("SmtpTimeout"),
             TextField::ErrorMessage => self.error_message.as_deref(),
-            TextField::Fingerprint => None,
+            TextField::Fingerprint | TextField::Audit(_) => None,
         }
     }
     fn int(&self, field: IntField) -> i64 {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::pattern::Pattern;
 use crate::domain::task_state::TaskState;
 
-/// A condition on a task or a dead letter.
+/// A condition on a task, a dead letter or an audit entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// All of them hold; of none, true.
@@ -31,6 +31,8 @@ pub enum Test {
     CancelRequested,
     /// The field has the value of this number.
     Choice(ChoiceField, i16),
+    /// The audit entry is of one of these kinds of journal rows.
+    Kinds(Vec<i16>),
     /// The task belongs to this project. It comes from full names like `projects/p/tasks/…`.
     Project(String),
     /// The task's id is in this range, both ends included. An exact name is the range of one.
@@ -117,6 +119,27 @@ pub enum TextField {
     ErrorMessage,
     /// `fingerprint`, of dead letters.
     Fingerprint,
+    /// One of audit entries.
+    Audit(AuditField),
+}
+
+/// The fields of audit entries that hold a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditField {
+    /// `actor`
+    Actor,
+    /// `credential`
+    Credential,
+    /// `method`
+    Method,
+    /// `resource`: the whole name.
+    Resource,
+    /// `request_id`
+    RequestId,
+    /// `address`
+    Address,
+    /// `user_agent`
+    Agent,
 }
 
 /// The fields that hold one value out of a few, but for the state of a task.
@@ -142,7 +165,7 @@ pub enum IntField {
 /// The fields that hold a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeField {
-    /// `create_time`
+    /// `create_time`; of audit entries `event_time`.
     Create,
     /// `update_time`
     Update,
@@ -210,6 +233,22 @@ impl Node {
             Self::And(nodes) => nodes.iter().find_map(Self::pinned_task),
             Self::Test { test: Test::Id { lowest, highest }, negated: false } if lowest == highest => Some(*lowest),
             Self::Or(_) | Self::Test { .. } => None,
+        }
+    }
+
+    /// The span of `create_time` outside of which the condition cannot hold, as far as parts that must hold say so.
+    pub(super) fn create_span(&self) -> (i64, i64) {
+        match self {
+            Self::And(nodes) => nodes
+                .iter()
+                .map(Self::create_span)
+                .fold((i64::MIN, i64::MAX), |(from, to), (low, high)| (from.max(low), to.min(high))),
+            Self::Test { test: Test::Time(TimeField::Create, relation, time), negated: false } => match relation {
+                Relation::Equal => (*time, *time),
+                Relation::Less | Relation::LessOrEqual => (i64::MIN, *time),
+                Relation::Greater | Relation::GreaterOrEqual => (*time, i64::MAX),
+            },
+            Self::Or(_) | Self::Test { .. } => (i64::MIN, i64::MAX),
         }
     }
 

@@ -99,7 +99,7 @@ impl Fields for Task {
             TextField::Worker => self.lease.as_ref().map(|lease| lease.worker.as_str()),
             TextField::ErrorType => self.error.as_ref().map(|(kind, _)| kind.as_str()),
             TextField::ErrorMessage => self.error.as_ref().and_then(|(_, message)| message.as_deref()),
-            TextField::Fingerprint => None,
+            TextField::Fingerprint | TextField::Audit(_) => None,
         }
     }
     fn int(&self, field: IntField) -> i64 {

@@ -1,5 +1,6 @@
 //! The store by itself, on every kind of database.
 
+mod audit;
 mod bulk_jobs;
 mod dead_letters;
 mod idempotency;
