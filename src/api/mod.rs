@@ -11,6 +11,7 @@ pub mod layers;
 pub mod page_token;
 pub mod status;
 
+mod audit;
 mod bulk_job;
 mod call;
 mod dead_letter;
@@ -36,7 +37,7 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Our services, as health and reflection name them.
-pub const SERVICES: [&str; 8] = [
+pub const SERVICES: [&str; 9] = [
     "tasktower.v1.TaskService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
@@ -45,6 +46,7 @@ pub const SERVICES: [&str; 8] = [
     "tasktower.v1.DeadLetterService",
     "tasktower.v1.ScheduleService",
     "tasktower.v1.RetentionService",
+    "tasktower.v1.AuditService",
 ];
 
 /// What the handlers work with. Each service is an implementation of its trait for it. Cheap to clone.

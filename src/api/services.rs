@@ -16,10 +16,11 @@ use super::{Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PageTokens, Streams};
 use crate::{
     app::App,
     pb::{
-        self, dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
-        queue_service_server::QueueServiceServer, retention_service_server::RetentionServiceServer,
-        retry_service_server::RetryServiceServer, schedule_service_server::ScheduleServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+        self, audit_service_server::AuditServiceServer, dead_letter_service_server::DeadLetterServiceServer,
+        project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
+        retention_service_server::RetentionServiceServer, retry_service_server::RetryServiceServer,
+        schedule_service_server::ScheduleServiceServer, task_service_server::TaskServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
 };
 
@@ -34,6 +35,7 @@ pub struct Services {
     dead_letters: DeadLetterServiceServer<Api>,
     schedules: ScheduleServiceServer<Api>,
     retention: RetentionServiceServer<Api>,
+    audit: AuditServiceServer<Api>,
     others: Routes,
 }
 
@@ -67,6 +69,7 @@ impl Services {
             dead_letters: limited!(DeadLetterServiceServer),
             schedules: limited!(ScheduleServiceServer),
             retention: limited!(RetentionServiceServer),
+            audit: limited!(AuditServiceServer),
             others: others.routes(),
         })
     }
@@ -97,6 +100,7 @@ impl Service<Request<Body>> for Services {
             DeadLetterServiceServer::<Api>::NAME => self.dead_letters.call(request),
             ScheduleServiceServer::<Api>::NAME => self.schedules.call(request),
             RetentionServiceServer::<Api>::NAME => self.retention.call(request),
+            AuditServiceServer::<Api>::NAME => self.audit.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

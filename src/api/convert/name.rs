@@ -101,6 +101,14 @@ pub fn retention_run(fields: &mut Fields, at: &Path<'_>, name: &str) -> (Project
     (project, RetentionRunId(id))
 }
 
+/// An audit entry with its project.
+pub fn audit_entry(fields: &mut Fields, at: &Path<'_>, name: &str) -> (ProjectId, i64) {
+    let revision =
+        |text: &str| text.parse().ok().filter(|revision: &i64| *revision > 0 && revision.to_string() == text);
+    let parts = split(name, "auditEntries").and_then(|(project, text)| Some((project, revision(text)?)));
+    known(fields, at, parts, "projects/{project}/auditEntries/{revision}, the last part a number from 1 on")
+}
+
 /// A queue with its project.
 pub fn queue<'a>(fields: &mut Fields, at: &Path<'_>, name: &'a str) -> (ProjectId, &'a str) {
     let parts = split(name, "queues").filter(|(_, queue)| is_identifier(queue));

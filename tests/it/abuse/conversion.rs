@@ -10,8 +10,8 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            bulk_job, dead_letter, fields::Path, project, queue, report, retention, retry, schedule, task, task_change,
-            watch, worker,
+            audit, bulk_job, dead_letter, fields::Path, project, queue, report, retention, retry, schedule, task,
+            task_change, watch, worker,
         },
         page_token::PageTokens,
         status::to_status,
@@ -119,6 +119,12 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.ScheduleService/RunSchedule" => fed(bytes, schedule::run),
         "tasktower.v1.ScheduleService/BackfillSchedule" => fed(bytes, schedule::backfill),
         "tasktower.v1.ScheduleService/ListOccurrences" => fed(bytes, |m| place(&schedule::list_occurrences(m)?.3)),
+        "tasktower.v1.AuditService/ListAuditEntries" => fed(bytes, |m| place(&audit::list(m)?.page_token)),
+        "tasktower.v1.AuditService/GetAuditEntry" => fed(bytes, audit::get),
+        "tasktower.v1.AuditService/WatchAuditEntries" => fed(bytes, audit::watch),
+        "tasktower.v1.AuditService/ExportAudit" => fed(bytes, audit::export),
+        "tasktower.v1.AuditService/VerifyAudit" => fed(bytes, audit::verify),
+        "tasktower.v1.AuditService/GetAuditHead" => fed(bytes, audit::head),
         _ => return None,
     })
 }

@@ -1,3 +1,4 @@
 //! What is written down about the API, compared with its descriptors.
 
+mod audit_actions;
 mod errors_doc;

@@ -3,6 +3,7 @@
 //! `Rpc` is a server with a connection to it and the calls most tests begin with. `refused` says what every error must
 //! be like. Each file is one service or one kind of client.
 
+mod audit;
 mod cli;
 mod dead_letter;
 mod errors;

@@ -8,7 +8,7 @@ use crate::support::{
     buf::Buf,
     process::{Process, tasktower},
     repository,
-    wait::SOON,
+    wait::{SOON, eventually},
 };
 
 /// The address the README speaks of.
@@ -131,4 +131,24 @@ async fn the_examples_about_schedules_work() {
 #[tokio::test]
 async fn the_examples_about_retention_work() {
     work_through("docs/operate/retention.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_about_the_audit_work() {
+    let database = Database::sqlite();
+    let rpc = Rpc::start(&database).await;
+    let name = rpc.submit(task("t")).await;
+    // Sealed within seconds.
+    eventually("a seal", SOON, async || {
+        let head = rpc.clients.audit().get_audit_head(tasktower::pb::GetAuditHeadRequest::default()).await;
+        head.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for example in examples_of("docs/operate/audit.md") {
+        if ENDLESS.iter().chain(&["audit watch", "openssl"]).any(|word| example.contains(word)) {
+            continue;
+        }
+        run(&rpc, &format!("cd {}\n{}", folder.path().display(), example.replace("TASK", &name))).await;
+    }
 }

@@ -4,10 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
-    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
-    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    audit_service_client::AuditServiceClient, dead_letter_service_client::DeadLetterServiceClient,
+    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
+    retention_service_client::RetentionServiceClient, retry_service_client::RetryServiceClient,
+    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -68,6 +69,10 @@ impl Clients {
 
     pub fn retention(&self) -> RetentionServiceClient<Channel> {
         RetentionServiceClient::new(self.channel())
+    }
+
+    pub fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel())
     }
 
     pub fn projects(&self) -> ProjectServiceClient<Channel> {

@@ -3,6 +3,7 @@
 //! The table is one `Case` for each way of being wrong; the last test of it compares the methods it covers with the
 //! descriptors, so that a new RPC cannot stay without. SQLite alone: what is refused here never comes near a database.
 
+mod audit;
 mod dead_letter;
 mod retention;
 mod retry;
@@ -634,6 +635,7 @@ fn cases() -> Vec<Case> {
         dead_letter::cases(),
         schedule::cases(),
         retention::cases(),
+        audit::cases(),
         worker_cases(),
     ];
     [submit_cases(), task_cases(), bulk_cases()].into_iter().chain(services).flatten().collect()
