@@ -15,10 +15,11 @@ use tonic::{
 
 use super::failure::Usage;
 use crate::pb::{
-    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
-    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
-    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    audit_service_client::AuditServiceClient, dead_letter_service_client::DeadLetterServiceClient,
+    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
+    retention_service_client::RetentionServiceClient, retry_service_client::RetryServiceClient,
+    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// Where `tasktower dev` listens.
@@ -179,6 +180,11 @@ impl Api {
     /// Retention.
     pub fn retention(&self) -> RetentionServiceClient<Transport> {
         RetentionServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// The audit.
+    pub fn audit(&self) -> AuditServiceClient<Transport> {
+        AuditServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Projects.

@@ -191,3 +191,23 @@ Examples:
 Every run uses a queue of its own, bench-UUID, and leaves its tasks there; `list` and `backlog`
 can go on with a queue they filled before. With --json the last line of stdout is one JSON
 object; talk goes to stderr.";
+
+pub const AUDIT_LIST: &str = "\
+Examples:
+  tasktower audit list --filter 'actor = \"user:*\" AND action = \"queue.*\"'
+  tasktower audit list --filter 'resource = \"projects/default/queues/email\"' -o wide
+  tasktower audit list --project system --filter 'outcome != OK'";
+
+pub const AUDIT_EXPORT: &str = "\
+Examples:
+  tasktower audit export > audit.jsonl
+  tasktower audit export --after 120345 >> audit.jsonl      what came since
+  tasktower audit export --filter 'event_time > \"2026-01-01T00:00:00Z\"'";
+
+pub const AUDIT_VERIFY: &str = "\
+Examples:
+  tasktower audit verify
+  tasktower audit verify --head-file head.txt        against a head kept elsewhere
+  tasktower audit head -o name > head.txt            keeps one
+
+Exit code 3 says that somebody tampered with the record.";

@@ -3,6 +3,7 @@
 //! Cast: `Cli` is what clap reads; `Context` is what every command gets (server, project, output); each noun has a file
 //! of its own; `failure` turns what went wrong into words and an exit code. Data goes to stdout, talk to stderr.
 
+mod audit;
 mod bench;
 mod bulk_job;
 mod connect;
@@ -113,6 +114,9 @@ enum Command {
     /// How long final tasks are kept; delete what is too old
     #[command(subcommand)]
     Retention(retention::RetentionCommand),
+    /// Who did what, and whether the record is as it was
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Work on many tasks that is under way
     #[command(subcommand)]
     BulkJob(bulk_job::BulkJobCommand),
@@ -183,6 +187,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
         Command::Retention(command) => retention::run(&context()?, command).await,
+        Command::Audit(command) => audit::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
         Command::DeadLetter(command) => dead_letter::run(&context()?, command).await,
         Command::Bench(command) => bench::run(&context()?, command).await,
@@ -217,6 +222,10 @@ mod tests {
             "tasktower queue set email --max-running 5 --rate 10/s",
             "tasktower retention set --rule state=SUCCEEDED,type=mail.*,age=7d --rule age=90d --dry-run",
             "tasktower retention run --yes",
+            "tasktower audit list --filter action=queue.* --limit 1000",
+            "tasktower audit --project system watch -o jsonl",
+            "tasktower audit export --after 17",
+            "tasktower audit verify --head-file heads.txt",
             "tasktower retry-policy create flaky --settings {} --task-type email.send",
             "tasktower retry-policy evaluate flaky --error-type SmtpTimeout --attempt 3",
             "tasktower retry-policy stats --since -2h",

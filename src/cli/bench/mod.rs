@@ -4,6 +4,7 @@
 //! JSON object a run ends with. Every run uses a queue of its own unless it is given one, so runs do not mix. Any refusal that
 //! would not pass by itself ends the run with the error: figures of a broken run are worse than none.
 
+mod audit;
 mod backlog;
 mod bulk_retry;
 mod latency;
@@ -44,6 +45,8 @@ pub enum BenchCommand {
     Backlog(backlog::BacklogArgs),
     /// Lease by itself, and while N finished tasks are deleted
     Retention(retention::RetentionArgs),
+    /// Verify the record of N changes
+    Audit(audit::AuditArgs),
     /// N tasks fail together: in which seconds do they come back?
     Retry(retry::RetryArgs),
     /// Retry N dead letters at a rate: is it kept, does it stop?
@@ -72,6 +75,7 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Res
         BenchCommand::List(args) => report::tell(&list::run(context, &args).await?, args.tell)?,
         BenchCommand::Backlog(args) => report::tell(&backlog::run(context, &args).await?, args.tell)?,
         BenchCommand::Retention(args) => report::tell(&retention::run(context, &args).await?, args.tell)?,
+        BenchCommand::Audit(args) => report::tell(&audit::run(context, &args).await?, args.tell)?,
         BenchCommand::Retry(args) => report::tell(&retry::run(context, &args).await?, args.tell)?,
         BenchCommand::BulkRetry(args) => report::tell(&bulk_retry::run(context, &args).await?, args.tell)?,
         BenchCommand::Schedules(args) => report::tell(&schedules::run(context, &args).await?, args.tell)?,

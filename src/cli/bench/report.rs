@@ -153,6 +153,21 @@ pub struct Retention {
     pub samples: u64,
 }
 
+/// Result of `bench audit`.
+#[derive(Debug, Serialize)]
+pub struct Audit {
+    pub scenario: &'static str,
+    pub rows: u64,
+    pub seconds: f64,
+    pub rows_per_s: f64,
+    /// Rows that were not sealed when the last change was answered.
+    pub behind_rows: i64,
+    /// How long it took to seal them.
+    pub caught_up_s: f64,
+    /// The most memory that the server held during the verification beyond what it held before.
+    pub server_rss_growth_bytes: Option<u64>,
+}
+
 /// Encloses on stderr what the figures are of: whoever reads the CPU times of the processes beside us reads them when
 /// these lines come.
 pub struct Measuring(Instant);

@@ -365,7 +365,7 @@ fn compare(
 }
 
 /// The memory a process holds, from /proc.
-fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+pub(super) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let kib =

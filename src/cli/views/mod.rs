@@ -1,6 +1,7 @@
 //! How each resource looks to people: its columns, and its details.
 
 mod attempt;
+mod audit;
 mod bulk_job;
 mod dead_letter;
 mod event;
@@ -13,6 +14,7 @@ mod schedule;
 mod task;
 mod worker;
 
+pub use audit::audit_line;
 pub use event::EventLine;
 pub use payload::payload_text;
 pub use task::{state_name, state_of};
