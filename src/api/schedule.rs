@@ -36,6 +36,7 @@ impl ScheduleService for Api {
         answer(&call.caller, async {
             let (project, id) = convert::get(call.message)?;
             let schedule = self.app.get_schedule(&project, &id).await?;
+            self.app.notes().read(&call.caller, &schedule_name(&project, &id));
             let schedule = Some(convert::schedule(&schedule, true));
             Ok(pb::GetScheduleResponse { schedule, time_zone_version: zone_version().to_owned() })
         })

@@ -144,6 +144,8 @@ fn damages(backend: Backend, known: &Known) -> Vec<(Rule, String)> {
         (Rule::OneFiring, "DELETE FROM occurrence".to_owned()),
         (Rule::OneFiring, "UPDATE occurrence SET state = 2".to_owned()),
         (Rule::OneFiring, "UPDATE occurrence SET task_id = (SELECT last_task FROM schedule)".to_owned()),
+        (Rule::SealsHold, "UPDATE journal SET address = 'x' WHERE project = 'default' AND revision = 1".to_owned()),
+        (Rule::SealsHold, "UPDATE journal_seal SET time = time + 1 WHERE project = 'default'".to_owned()),
         (Rule::SubmitsKept, format!("DELETE FROM task WHERE id = {id}")),
         (Rule::OneEffect, format!("UPDATE task SET labels = '{{\"request\":\"checker\"}}' WHERE id = {id}")),
         (Rule::CompletionsKept, format!("UPDATE task SET result = {bytes} WHERE id = {id}")),

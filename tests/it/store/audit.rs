@@ -16,14 +16,18 @@ use tasktower::{
         audit::{Fault, JournalRow, head::Head},
         filter::Filter,
         queue::QueuePatch,
+        retention::{DAY, RetentionSettings},
         task::Spec,
     },
     ids::ProjectId,
-    store::{DatabaseUrl, Store, audit, seals},
+    store::{DatabaseUrl, Store, audit, journal, seals},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::tasks::{World, spec};
+use super::{
+    open, project,
+    tasks::{World, spec},
+};
 use crate::support::{
     backend::{Backend, for_each_backend},
     sql::Beside,
@@ -413,4 +417,74 @@ async fn notes_are_rows_of_the_system() {
         assert_eq!(is_intact(&w.app, &ProjectId::new("system")).await.count, 2);
     })
     .await;
+}
+
+/// Retention deletes the old end, in the middle of a seal too; nobody else may.
+#[tokio::test]
+async fn what_retention_deletes_is_told_from_what_others_delete() {
+    for_each_backend(async |database| {
+        let settings = RetentionSettings { history: DAY, feed: DAY, audit: DAY, ..RetentionSettings::default() };
+        let store = open(database).await;
+        let app = App::with_retention(store, CancellationToken::new(), settings);
+        let w = World { app, caller: Caller::system("system:test"), project: project() };
+        let pass_days = || w.app.store().shift_clock(Duration::from_secs(2 * 86_400));
+        fill(&w, 2).await;
+        // Old and new rows in one seal.
+        w.submit_many(5).await;
+        pass_days();
+        w.submit_many(5).await;
+        seal(&w.app).await;
+        let before = is_intact(&w.app, &w.project).await;
+        let cut = async || {
+            w.app.run_retention(&w.caller, &w.project, None).await.expect("begun");
+            while w.app.work_on_retention().await.expect("it works") {}
+            journal::position(w.app.store(), &w.project).await.unwrap().unwrap().oldest
+        };
+        let oldest = cut().await;
+        assert_eq!(oldest, before.sealed_revision - 4);
+        let kept = seals::after(w.app.store(), &w.project, 0, 100).await.unwrap();
+        assert_eq!((kept.len(), kept[0].number), (1, 3), "the seals of what is gone are gone");
+        assert_eq!(is_intact(&w.app, &w.project).await.count, 5);
+        seal(&w.app).await;
+        is_intact(&w.app, &w.project).await;
+
+        let mut owner = Beside::open(database).await;
+        for table in TABLES {
+            owner.run(&format!("CREATE TABLE {table}_kept AS SELECT * FROM {table}")).await;
+        }
+        let delete = |until: i64| {
+            format!(
+                "DELETE FROM journal WHERE project = 'default' AND revision < {until}; \
+                 UPDATE counter SET oldest = {until} WHERE project = 'default'"
+            )
+        };
+        for (what, sql, expected) in [
+            ("a row is changed", change_of(oldest + 1), (oldest + 1, Fault::Changed)),
+            ("some are deleted", delete(oldest + 2), (oldest, Fault::Missing)),
+            ("with their seal", format!("{}; {FIRST_SEAL}", delete(kept[0].last + 1)), (oldest, Fault::Missing)),
+            ("the seal alone", FIRST_SEAL.to_owned(), (oldest, Fault::Seal)),
+        ] {
+            owner.run(&sql).await;
+            let (_, verdict) = verify(&w.app, &w.project, None).await;
+            assert_eq!(verdict.bad.map(|bad| (bad.revision, bad.fault)), Some(expected), "{what}");
+            for table in TABLES {
+                owner.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {table}_kept")).await;
+            }
+        }
+        // All that was sealed goes, and the chain goes on.
+        pass_days();
+        w.submit_many(1).await;
+        seal(&w.app).await;
+        assert!(cut().await > oldest);
+        is_intact(&w.app, &w.project).await;
+        fill(&w, 1).await;
+        is_intact(&w.app, &w.project).await;
+    })
+    .await;
+}
+
+const FIRST_SEAL: &str = "DELETE FROM journal_seal WHERE project = 'default' AND number = 3";
+
+fn change_of(row: i64) -> String {
+    format!("UPDATE journal SET actor = 'user:x' WHERE project = 'default' AND revision = {row}")
 }

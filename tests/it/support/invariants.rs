@@ -15,10 +15,12 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row as _, SqliteConnection,
     postgres::PgConnectOptions, sqlite::SqliteConnectOptions,
 };
+use tasktower::domain::audit::check::Bad;
 
 use super::{
     backend::{Backend, Database},
     history::{Completion, Known, REQUEST_LABEL, Seen, Watched},
+    seals,
 };
 
 /// A promise that is checked.
@@ -46,6 +48,8 @@ pub enum Rule {
     UniqueKeys,
     /// Each tick of a schedule that made a task has one of its own, and each task of a schedule has its tick.
     OneFiring,
+    /// Every row of the journal that was sealed is as it was sealed.
+    SealsHold,
     /// Nothing ends before its time: no lease, no attempt, no waiting task; and nothing is leased before its time.
     NothingTooSoon,
     /// Every acknowledged submit exists.
@@ -67,7 +71,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 20] = [
+    pub const ALL: [Rule; 21] = [
         Rule::DenseRevisions,
         Rule::OneRowPerVersion,
         Rule::FoldOfJournal,
@@ -79,6 +83,7 @@ impl Rule {
         Rule::DeadLetters,
         Rule::UniqueKeys,
         Rule::OneFiring,
+        Rule::SealsHold,
         Rule::NothingTooSoon,
         Rule::SubmitsKept,
         Rule::OneEffect,
@@ -194,6 +199,8 @@ pub struct Facts {
     unique_keys: Vec<UniqueKeyRow>,
     /// The tasks that ticks of schedules made.
     fired: Vec<String>,
+    /// The first row that is not as it was sealed.
+    tampered: Option<Bad>,
     /// Tasks that retention deleted: it says how many, not which. They are final in the journal, and gone.
     purged: BTreeSet<String>,
     /// How many its journal rows say.
@@ -401,7 +408,10 @@ impl Inspector {
     }
 
     async fn read(&mut self, project: &str) -> Facts {
-        let counter: Vec<(i64,)> = self.rows(project, "SELECT {array}(revision) FROM counter WHERE project = $1").await;
+        let counter = "SELECT {array}(revision, oldest) FROM counter WHERE project = $1";
+        let counter: Vec<(i64, i64)> = self.rows(project, counter).await;
+        let counter = counter.first().copied().unwrap_or((0, 1));
+        let (whole, sealed) = (self.rows(project, seals::ROWS).await, self.rows(project, seals::SEALS).await);
         let tasks = "SELECT {array}({hex:id}, queue, type, state, version, epoch, attempt_count, crash_count, labels, \
                      unique_key, unique_ttl, {hex:result}) FROM task WHERE project = $1";
         let ready = "SELECT {array}({hex:id}, queue, CASE WHEN due THEN 1 ELSE 0 END, state, version, epoch, \
@@ -426,7 +436,7 @@ impl Inspector {
             by_task.entry(row.id.clone()).or_default().push(row);
         }
         let mut facts = Facts {
-            counter: counter.first().map_or(0, |(revision,)| *revision),
+            counter: counter.0,
             tasks: self.rows(project, tasks).await.into_iter().map(|row: TaskRow| (row.id.clone(), row)).collect(),
             ready: self.rows(project, ready).await.into_iter().map(|row: ReadyRow| (row.id.clone(), row)).collect(),
             leases: self.rows(project, leases).await.into_iter().map(|row: LeaseRow| (row.id.clone(), row)).collect(),
@@ -459,6 +469,7 @@ impl Inspector {
             },
             unique_keys: self.rows(project, unique_keys).await,
             fired: self.rows(project, fired).await.into_iter().map(|(task,): (String,)| task).collect(),
+            tampered: seals::first_bad(project, counter, whole, sealed),
             purged: BTreeSet::new(),
             purged_count: 0,
             idle_in_transaction: self.idle_in_transaction().await,
@@ -542,6 +553,9 @@ pub fn check(facts: &Facts, known: &Known, when: When) -> Vec<Violation> {
     facts.check_dead_letters(&mut found);
     facts.check_unique_keys(&mut found);
     facts.check_firings(&mut found);
+    if let Some(bad) = &facts.tampered {
+        found.add(Rule::SealsHold, &bad.description);
+    }
     facts.check_times(&by_task, &mut found);
     facts.check_submits(known, &by_task, &mut found);
     facts.check_completions(known, &mut found);

@@ -34,6 +34,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod raw;
+pub mod seals;
 pub mod server;
 pub mod sockets;
 pub mod sql;
