@@ -40,49 +40,55 @@ const PROJECTS: i64 = 500;
 const IN_A_ROW: usize = 10;
 
 impl App {
-    /// Seals what is not sealed yet; called by a loop, on every replica.
-    pub async fn seal_journals(&self) -> Result<()> {
-        let (mut after, mut fault) = (None, None);
+    /// Seals what is not sealed yet; called by a loop, on every replica. Answers whether it is to look again at once.
+    pub async fn seal_journals(&self) -> Result<bool> {
+        let (mut after, mut fault, mut is_busy) = (None, None, false);
         loop {
             let now = self.store().now().await?;
             let found = seals::behind(self.store(), after.as_ref(), PROJECTS).await?;
             for behind in &found {
                 if self.draining().is_cancelled() {
-                    return Ok(());
+                    return Ok(false);
                 }
-                // A project that is at fault must not keep the others.
-                if is_due(behind, now)
-                    && let Err(cause) = self.seal(behind).await
-                {
-                    fault = Some(cause);
+                if !is_due(behind, now) {
+                    continue;
+                }
+                match self.seal(behind).await {
+                    Ok(is_full) => is_busy |= is_full,
+                    // A project that is at fault must not keep the others.
+                    Err(cause) => fault = Some(cause),
                 }
             }
             match found.last() {
                 Some(last) if i64::try_from(found.len()).is_ok_and(|found| found >= PROJECTS) => {
                     after = Some(last.project.clone());
                 }
-                _ => return fault.map_or(Ok(()), Err),
+                _ => return fault.map_or(Ok(is_busy), Err),
             }
         }
     }
 
-    async fn seal(&self, behind: &Behind) -> Result<()> {
+    /// Seals a project. Answers whether a seal was full: then more has come meanwhile.
+    async fn seal(&self, behind: &Behind) -> Result<bool> {
         let project = &behind.project;
         // Before the first seal there is nothing to prove anything by, so it begins where the journal does.
         let mut link = behind.newest.map_or(Link { last: behind.oldest - 1, ..Link::default() }, |(link, _)| link);
+        let mut is_full = false;
         for _ in 0..IN_A_ROW {
             if link.last >= behind.last {
                 break;
             }
+            let first = link.last + 1;
             let last = behind.last.min(link.last + MOST_ROWS);
             let seal = self.make_seal(project, link, last).await?;
             link = seal.link();
             if !self.write(AddSeal { project: project.clone(), seal }).await? {
-                break;
+                return Ok(false);
             }
             self.0.heads.add(Head { project: project.clone(), link });
+            is_full |= last - first >= MOST_ROWS - 1;
         }
-        Ok(())
+        Ok(is_full)
     }
 
     /// The seal over the rows up to `last`. A row that is not there is sealed as missing, so that it is found.

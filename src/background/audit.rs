@@ -14,7 +14,8 @@ impl Tick for JournalSealer {
     const PERIOD: Duration = Duration::from_secs(1);
 
     async fn tick(&self, app: &App) -> anyhow::Result<()> {
-        Ok(app.seal_journals().await?)
+        while app.seal_journals().await? {}
+        Ok(())
     }
 }
 
