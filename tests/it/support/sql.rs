@@ -62,7 +62,8 @@ impl Beside {
         .expect("texts")
     }
 
-    /// Lets space that is free be used again and answers the bytes the database takes.
+    /// Lets space that is free be used again and answers the bytes the database takes. Under PostgreSQL the journal does
+    /// not count: it keeps what was done, and a slow machine deletes in small batches, each of which is a row of it.
     pub async fn size(&mut self) -> i64 {
         match self {
             Beside::Sqlite(_) => {
@@ -73,7 +74,8 @@ impl Beside {
                 self.run("VACUUM").await;
                 self.number(
                     "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c
-                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tasktower' AND c.relkind = 'r'",
+                     JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE n.nspname = 'tasktower' AND c.relkind = 'r' AND c.relname <> 'journal'",
                 )
                 .await
             }
