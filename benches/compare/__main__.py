@@ -23,7 +23,7 @@ from pathlib import Path
 from postgres import Postgres
 from process import Failed
 from report import print_asks, print_sides, print_table
-from rows import OURS, PEERS, ROWS
+from rows import MANY, OURS, PEERS, ROWS
 from sides import TASKTOWER, Sides, missing
 
 RESULTS = Path("target/bench")
@@ -35,6 +35,9 @@ def arguments():
     parser = argparse.ArgumentParser(prog="compare", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of: {' '.join(names)}")
     parser.add_argument("--pairs", type=int, default=10, help="timed rounds of each row (default 10)")
+    parser.add_argument(
+        "--finished", type=int, default=MANY, help=f"finished tasks of the history rows (default {MANY:,})"
+    )
     parser.add_argument("--only", action="append", default=[], choices=PEERS, help="only this peer; may be repeated")
     chosen = parser.parse_args()
     for name in chosen.rows:
@@ -127,7 +130,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="tasktower-bench-"))
     table, left_out, stopped = [], [], False
     try:
-        sides = Sides(postgres, work)
+        sides = Sides(postgres, work, chosen.finished)
         for row in ROWS:
             if stopped or chosen.rows and row.name not in chosen.rows:
                 continue

@@ -87,8 +87,8 @@ def in_sequence(enqueue, process):
 
 
 class Sides:
-    def __init__(self, postgres, work):
-        self.postgres, self.work = postgres, work
+    def __init__(self, postgres, work, finished):
+        self.postgres, self.work, self.finished = postgres, work, finished
         # Statements are counted in a run that is not timed.
         self.counting = False
         self.files = 0
