@@ -19,6 +19,7 @@ pub mod retry_budget;
 pub mod retry_pattern;
 pub mod retry_policy;
 pub mod retry_report;
+pub mod role;
 pub mod schedule;
 pub mod snapshot;
 pub mod task;

@@ -24,6 +24,9 @@ pub enum Permission {
     SchedulesOperate = 17,
     RetentionRead = 18,
     RetentionOperate = 19,
+    MembersRead = 22,
+    MembersAdmin = 23,
+    TasksOwn = 24,
     AuditRead = 25,
 }
 
@@ -51,6 +54,9 @@ impl Permission {
             SchedulesOperate,
             RetentionRead,
             RetentionOperate,
+            MembersRead,
+            MembersAdmin,
+            TasksOwn,
             AuditRead,
         ]
     };
