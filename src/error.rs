@@ -44,6 +44,20 @@ pub enum Error {
         /// The first revision still kept.
         oldest: i64,
     },
+    /// The caller may not do this, or must not know whether there is anything to do it to. Always in the same words.
+    #[error("permission {permission} is missing for this resource (or it might not exist)")]
+    PermissionDenied {
+        /// What would be needed, as the proto spells it: `TASKS_READ`.
+        permission: &'static str,
+        /// What it was asked for, as the caller named it, for the audit; empty if it is about no one thing.
+        resource: String,
+    },
+    /// The project was deleted.
+    #[error("{name} was deleted; undelete it first")]
+    ProjectDeleted {
+        /// The project.
+        name: String,
+    },
     /// The resource does not exist.
     #[error("{kind} {name} does not exist")]
     NotFound {

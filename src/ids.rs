@@ -26,6 +26,13 @@ impl ProjectId {
     }
 }
 
+/// So that maps by project are asked with the text of a name. It hashes and compares as that text does.
+impl std::borrow::Borrow<str> for ProjectId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for ProjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

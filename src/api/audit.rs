@@ -7,7 +7,10 @@ use super::{
     call::{Answers, answer, open, stream},
     convert::{audit as convert, page},
 };
-use crate::pb::{self, audit_service_server::AuditService};
+use crate::{
+    domain::authority::Share,
+    pb::{self, audit_service_server::AuditService},
+};
 
 #[async_trait]
 impl AuditService for Api {
@@ -52,11 +55,12 @@ impl AuditService for Api {
         request: Request<pb::WatchAuditEntriesRequest>,
     ) -> Result<Response<Self::WatchAuditEntriesStream>, Status> {
         let call = open(request)?;
+        let standing = self.standing(&call, &Share::All);
         answer(&call.caller, async {
             let (project, filter, resume_token) = convert::watch(call.message)?;
             let place = self.streams.enter(&call.caller)?;
             let batches = self.app.watch_audit_entries(&project, filter, resume_token).await?;
-            Ok(place.hold(stream(call.caller.clone(), batches, convert::watched)))
+            Ok(standing.hold(place.hold(stream(call.caller.clone(), batches, convert::watched))))
         })
         .await
     }
@@ -68,11 +72,12 @@ impl AuditService for Api {
         request: Request<pb::ExportAuditRequest>,
     ) -> Result<Response<Self::ExportAuditStream>, Status> {
         let call = open(request)?;
+        let standing = self.standing(&call, &Share::All);
         answer(&call.caller, async {
             let (project, filter, after) = convert::export(call.message)?;
             let place = self.streams.enter(&call.caller)?;
             let pieces = self.app.export_audit(&project, filter, after).await?;
-            Ok(place.hold(stream(call.caller.clone(), pieces, convert::piece)))
+            Ok(standing.hold(place.hold(stream(call.caller.clone(), pieces, convert::piece))))
         })
         .await
     }
@@ -84,12 +89,13 @@ impl AuditService for Api {
         request: Request<pb::VerifyAuditRequest>,
     ) -> Result<Response<Self::VerifyAuditStream>, Status> {
         let call = open(request)?;
+        let standing = self.standing(&call, &Share::All);
         answer(&call.caller, async {
             let (project, token) = convert::verify(call.message)?;
             let head = token.map(|token| self.app.read_audit_head(&project, &token)).transpose()?;
             let place = self.streams.enter(&call.caller)?;
             let told = self.app.verify_audit(&project, head).await?;
-            Ok(place.hold(stream(call.caller.clone(), told, convert::verification)))
+            Ok(standing.hold(place.hold(stream(call.caller.clone(), told, convert::verification))))
         })
         .await
     }

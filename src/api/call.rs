@@ -3,12 +3,17 @@
 use std::future::Future;
 
 use futures_util::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status, metadata::MetadataValue};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
-use super::{convert::request_id::METADATA_KEY, status::to_status};
+use super::{
+    access::{self, ByOwner, ByPermission, Scoped},
+    convert::request_id::METADATA_KEY,
+    status::to_status,
+};
 use crate::{
     app::BoxStream,
     context::Caller,
+    domain::authority::Share,
     error::{Error, Result},
 };
 
@@ -28,8 +33,31 @@ pub struct Call<T> {
 /// What a stream of answers is.
 pub type Answers<T> = BoxStream<Result<T, Status>>;
 
-/// Takes a call apart. The layers put the caller there; a call that came without them is refused.
-pub fn open<T>(request: Request<T>) -> Result<Call<T>, Status> {
+/// Takes a call apart, if the caller may make it. The layers put the caller there; a call that came without them is
+/// refused.
+pub fn open<T: ByPermission>(request: Request<T>) -> Result<Call<T>, Status> {
+    admitted(request).map(|(call, _)| call)
+}
+
+/// The same for calls that may reach no more than what the caller owns.
+pub fn open_own<T: ByOwner>(request: Request<T>) -> Result<(Call<T>, Share), Status> {
+    admitted(request)
+}
+
+/// The same for a stream of messages. The first of them says what it is about, and is looked at by who reads it.
+pub fn open_stream<T>(request: Request<Streaming<T>>) -> Result<Call<Streaming<T>>, Status> {
+    take_apart(request)
+}
+
+fn admitted<T: Scoped>(request: Request<T>) -> Result<(Call<T>, Share), Status> {
+    let call = take_apart(request)?;
+    match access::admit(&call.caller, &call.message) {
+        Ok(share) => Ok((call, share)),
+        Err(error) => Err(to_status(&error, &call.caller.request_id)),
+    }
+}
+
+fn take_apart<T>(request: Request<T>) -> Result<Call<T>, Status> {
     let (metadata, mut extensions, message) = request.into_parts();
     let caller = extensions
         .remove::<Caller>()

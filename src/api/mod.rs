@@ -22,6 +22,7 @@ mod retry;
 mod schedule;
 mod services;
 mod session;
+mod standing;
 mod streams;
 mod task;
 mod worker;

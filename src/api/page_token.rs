@@ -129,6 +129,18 @@ impl PageKey for (Micros, Uuid) {
     }
 }
 
+impl PageKey for (Micros, String) {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+        self.1.write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (time, text) = bytes.split_at_checked(size_of::<Micros>())?;
+        Some((Micros::read(time)?, String::read(text)?))
+    }
+}
+
 impl PageKey for Position {
     fn write(&self, out: &mut Vec<u8>) {
         (self.create_time, self.id.0).write(out);

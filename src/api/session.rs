@@ -13,8 +13,11 @@ use pb::{session_request::Message as Said, session_response::Message as Say};
 use tonic::{Status, Streaming};
 
 use super::{
+    access::{self, Scoped as _},
     call::Answers,
     convert::{fields::Path, page::MAX_ANSWER_BYTES, report, scalar, worker as convert},
+    layers::note,
+    standing::Standing,
     status::{to_status, unreadable},
 };
 use crate::{
@@ -72,12 +75,15 @@ impl New {
     async fn hello(mut self) -> Step {
         match tokio::time::timeout(HELLO_LIMIT, self.open()).await.unwrap_or_else(|_| Err(no_hello())) {
             Ok((project, handle, says)) => {
-                let Self { caller, said, .. } = self;
+                let Self { app, caller, said } = self;
+                let standing = Standing::in_project(app.clone(), caller.clone(), pb::SessionRequest::NEEDS, &project);
                 let open = Open {
+                    app,
                     caller,
                     project,
                     handle: Arc::new(handle),
                     said: Some(said),
+                    revoked: Box::pin(standing.lost()),
                     says,
                     at_work: FuturesOrdered::new(),
                     ready: VecDeque::new(),
@@ -87,16 +93,25 @@ impl New {
                 let welcome = Say::Welcome(pb::SessionWelcome { heartbeat_interval: Some(interval) });
                 (Ok(response(welcome)), State::Open(Box::new(open)))
             }
-            Err(error) => (Err(to_status(&error, &self.caller.request_id)), State::Over),
+            Err(error) => (Err(ended(&self.app, &self.caller, &error)), State::Over),
         }
     }
 
     async fn open(&mut self) -> Result<(ProjectId, SessionHandle, BoxStream<Result<SessionOut>>)> {
         let Some(Said::Hello(hello)) = next(&mut self.said).await?.flatten() else { return Err(no_hello()) };
+        let parent = hello.parent.clone();
+        access::admit_in_project(&self.caller, &pb::SessionRequest::NEEDS, &parent)?;
         let (project, identity) = convert::hello(hello)?;
         let (handle, says) = self.app.open_session(&self.caller, &project, identity).await?;
         Ok((project, handle, says))
     }
+}
+
+/// How a session ends with an error. The layers have seen it begin well.
+fn ended(app: &App, caller: &Caller, error: &Error) -> Status {
+    let status = to_status(error, &caller.request_id);
+    note::ended(app.notes(), caller, &status);
+    status
 }
 
 fn no_hello() -> Error {
@@ -114,11 +129,14 @@ async fn next(said: &mut Streaming<pb::SessionRequest>) -> Result<Option<Option<
 
 /// After hello.
 struct Open {
+    app: App,
     caller: Caller,
     project: ProjectId,
     handle: Arc<SessionHandle>,
     /// None once the worker said its last.
     said: Option<Streaming<pb::SessionRequest>>,
+    /// Resolves when the caller may no longer work here.
+    revoked: BoxFuture<'static, Error>,
     says: BoxStream<Result<SessionOut>>,
     at_work: FuturesOrdered<BoxFuture<'static, Result<pb::SessionResponse>>>,
     /// What is to be sent before anything else.
@@ -132,6 +150,7 @@ enum Event {
     Answered(Result<pb::SessionResponse>),
     Said(Result<Option<Option<Said>>>),
     Says(Option<Result<SessionOut>>),
+    Revoked(Error),
 }
 
 impl Open {
@@ -139,7 +158,7 @@ impl Open {
         match self.next_response().await {
             Ok(Some(response)) => Some((Ok(response), State::Open(self))),
             Ok(None) => None,
-            Err(error) => Some((Err(to_status(&error, &self.caller.request_id)), State::Over)),
+            Err(error) => Some((Err(ended(&self.app, &self.caller, &error)), State::Over)),
         }
     }
 
@@ -161,7 +180,7 @@ impl Open {
                 },
                 Event::Says(Some(Ok(out))) => self.say(out),
                 // Whatever it is, nothing more is read; what was read is answered first.
-                Event::Says(Some(Err(error))) => {
+                Event::Says(Some(Err(error))) | Event::Revoked(error) => {
                     self.ending = Some(error);
                     self.said = None;
                 }
@@ -171,7 +190,7 @@ impl Open {
     }
 
     async fn next_event(&mut self) -> Event {
-        let Self { said, says, at_work, .. } = self;
+        let Self { said, says, at_work, revoked, .. } = self;
         let may_take = at_work.len() < MAX_AT_WORK;
         let is_open = said.is_some();
         let message = async {
@@ -181,6 +200,7 @@ impl Open {
             }
         };
         tokio::select! {
+            error = revoked, if is_open => Event::Revoked(error),
             Some(response) = at_work.next(), if !at_work.is_empty() => Event::Answered(response),
             message = message, if is_open && may_take => Event::Said(message),
             out = says.next(), if is_open => Event::Says(out),

@@ -66,15 +66,6 @@ pub fn to_rpc_status(error: &Error, request_id: &str) -> tonic_types::Status {
     })
 }
 
-/// A refusal that is no error of a use case: the caller may not do this.
-pub fn permission_denied(request_id: &str, method: &str) -> Status {
-    let mut details = ErrorDetails::new();
-    let metadata = HashMap::from([("method".to_owned(), method.to_owned())]);
-    details.set_error_info(reason_name(ErrorReason::PermissionDenied), DOMAIN, metadata);
-    details.set_request_info(request_id, "");
-    Status::with_error_details(Code::PermissionDenied, format!("{method} is not for you"), details)
-}
-
 /// A refusal of a method that does not exist.
 pub fn unimplemented(request_id: &str, method: &str) -> Status {
     let mut details = ErrorDetails::new();
@@ -165,6 +156,18 @@ fn answer(error: &Error) -> Answer {
         Error::ResumeExpired { revision, oldest } => {
             metadata.extend([("revision", revision.to_string()), ("oldest", oldest.to_string())]);
             (Code::OutOfRange, ErrorReason::ResumeTokenExpired)
+        }
+        Error::PermissionDenied { permission, resource } => {
+            metadata.push(("permission", (*permission).to_owned()));
+            if !resource.is_empty() {
+                metadata.push(("resource", resource.clone()));
+            }
+            (Code::PermissionDenied, ErrorReason::PermissionDenied)
+        }
+        Error::ProjectDeleted { name } => {
+            details.add_precondition_failure_violation("STATE", cut_ref(name), "is deleted; undelete it first");
+            metadata.push(("name", name.clone()));
+            (Code::FailedPrecondition, ErrorReason::ProjectDeleted)
         }
         Error::NotFound { kind, name } => {
             details.set_resource_info(*kind, cut_ref(name), "", "does not exist");
@@ -298,6 +301,8 @@ mod tests {
             Error::ResumeInvalid { reason: "is damaged" },
             Error::ResumeExpired { revision: 1, oldest: 2 },
             Error::NotFound { kind: "task", name: text() },
+            Error::PermissionDenied { permission: "TASKS_READ", resource: text() },
+            Error::ProjectDeleted { name: text() },
             Error::Exists { kind: "task", name: text() },
             Error::EtagMismatch { name: text(), current: text() },
             Error::LeaseLost { task: text(), epoch: 1 },
@@ -349,9 +354,11 @@ mod tests {
             Error::InUse { .. } => 23,
             Error::ReplayLimit { .. } => 24,
             Error::QuotaExceeded { .. } => 25,
+            Error::PermissionDenied { .. } => 26,
+            Error::ProjectDeleted { .. } => 27,
         }
     }
-    const VARIANTS: usize = 26;
+    const VARIANTS: usize = 28;
 
     /// The code that the comment of each reason begins with, from the descriptors.
     fn documented_codes() -> HashMap<String, String> {

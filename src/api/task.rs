@@ -5,11 +5,12 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Api, bulk_job,
-    call::{Answers, answer, answer_replayable, open, stream},
+    call::{Answers, answer, answer_replayable, open, open_own, stream},
     convert::{self, page::MAX_ANSWER_BYTES, task_change::Change},
 };
 use crate::{
     context::Caller,
+    domain::authority::Share,
     error::{Error, Result},
     ids::{ProjectId, TaskId, project_name, task_name},
     pb::{self, task_service_server::TaskService},
@@ -50,10 +51,10 @@ impl TaskService for Api {
     }
 
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let (project, id, full) = convert::task::get(call.message)?;
-            let task = self.app.get_task(&project, id, full).await?;
+            let task = self.app.get_task(&project, id, &share, full).await?;
             self.note_read(&call.caller, &project, full.then_some(id));
             Ok(pb::GetTaskResponse { task: Some(convert::task::task(&task, full)) })
         })
@@ -64,10 +65,10 @@ impl TaskService for Api {
         &self,
         request: Request<pb::BatchGetTasksRequest>,
     ) -> Result<Response<pb::BatchGetTasksResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let (project, ids, full) = convert::task::batch_get(call.message)?;
-            let tasks = self.read_bounded(&project, &ids, full).await?;
+            let tasks = self.read_bounded(&project, &ids, &share, full).await?;
             self.note_read(&call.caller, &project, ids.into_iter().filter(|_| full));
             Ok(pb::BatchGetTasksResponse { tasks })
         })
@@ -78,11 +79,13 @@ impl TaskService for Api {
         &self,
         request: Request<pb::ListTasksRequest>,
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let mut list = convert::task::list(call.message)?;
+            list.query.share = share;
             let flags = format!("{} {}", list.query.ascending, list.query.full);
-            let tokens = self.page_tokens.of("ListTasks", &[list.project.as_str(), &list.filter, &flags]);
+            let owner = list.query.share.owner().unwrap_or_default();
+            let tokens = self.page_tokens.of("ListTasks", &[list.project.as_str(), &list.filter, &flags, owner]);
             let full = list.query.full;
             list.query.after = tokens.read(&list.page_token)?;
             let page = self.app.list_tasks(&list.project, list.query).await?;
@@ -103,12 +106,12 @@ impl TaskService for Api {
         &self,
         request: Request<pb::ListAttemptsRequest>,
     ) -> Result<Response<pb::ListAttemptsResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let (project, id, limit, page_token) = convert::task::list_attempts(call.message)?;
             let tokens = self.page_tokens.of("ListAttempts", &[&task_name(&project, id)]);
             let after = tokens.read(&page_token)?.unwrap_or(0);
-            let page = self.app.list_attempts(&project, id, after, limit).await?;
+            let page = self.app.list_attempts(&project, id, &share, after, limit).await?;
             let of_replay = |epoch| page.replayed_at.is_some_and(|replayed_at| epoch > replayed_at);
             let mut attempts: Vec<_> = page
                 .attempts
@@ -142,10 +145,10 @@ impl TaskService for Api {
         &self,
         request: Request<pb::CancelTaskRequest>,
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let change = convert::task_change::cancel(call.message)?;
-            Ok(pb::CancelTaskResponse { task: self.change(&call.caller, change).await? })
+            Ok(pb::CancelTaskResponse { task: self.change_of(&call.caller, &share, change).await? })
         })
         .await
     }
@@ -188,10 +191,10 @@ impl TaskService for Api {
     }
 
     async fn wait_task(&self, request: Request<pb::WaitTaskRequest>) -> Result<Response<pb::WaitTaskResponse>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
         answer(&call.caller, async {
             let (project, id, wait) = convert::task::wait(call.message)?;
-            let (task, done) = self.app.wait_task(&project, id, wait).await?;
+            let (task, done) = self.app.wait_task(&project, id, &share, wait).await?;
             self.note_read(&call.caller, &project, [id]);
             Ok(pb::WaitTaskResponse { task: Some(convert::task::task(&task, true)), done })
         })
@@ -204,12 +207,14 @@ impl TaskService for Api {
         &self,
         request: Request<pb::WatchTasksRequest>,
     ) -> Result<Response<Self::WatchTasksStream>, Status> {
-        let call = open(request)?;
+        let (call, share) = open_own(request)?;
+        let standing = self.standing(&call, &share);
         answer(&call.caller, async {
-            let (project, request) = convert::watch::request(call.message)?;
+            let (project, mut request) = convert::watch::request(call.message)?;
+            request.share = share;
             let place = self.streams.enter(&call.caller)?;
             let batches = self.app.watch_tasks(&project, request).await?;
-            Ok(place.hold(stream(call.caller.clone(), batches, convert::watch::response)))
+            Ok(standing.hold(place.hold(stream(call.caller.clone(), batches, convert::watch::response))))
         })
         .await
     }
@@ -263,7 +268,9 @@ impl TaskService for Api {
         request: Request<pb::WatchBulkJobRequest>,
     ) -> Result<Response<Self::WatchBulkJobStream>, Status> {
         let call = open(request)?;
-        answer(&call.caller, bulk_job::watch(self, call.caller.clone(), call.message)).await
+        let standing = self.standing(&call, &Share::All);
+        let watch = answer(&call.caller, bulk_job::watch(self, call.caller.clone(), call.message)).await?;
+        Ok(watch.map(|answers| standing.hold(answers)))
     }
 
     async fn cancel_bulk_job(
@@ -285,17 +292,28 @@ impl Api {
 
     /// The task after a change, if there still is one.
     async fn change(&self, caller: &Caller, change: Change) -> Result<Option<pb::Task>> {
+        self.change_of(caller, &Share::All, change).await
+    }
+
+    /// The same for one of the tasks the caller may reach.
+    async fn change_of(&self, caller: &Caller, share: &Share, change: Change) -> Result<Option<pb::Task>> {
         let Change { project, id, change, etag } = change;
-        let task = self.app.change_task(caller, &project, id, change, etag).await?;
+        let task = self.app.change_task(caller, &project, id, share, change, etag).await?;
         Ok(task.map(|task| convert::task::task(&task, false)))
     }
 
     /// The tasks in the order asked. They cannot be answered in pages, so what is too large for one answer is refused.
-    async fn read_bounded(&self, project: &ProjectId, ids: &[TaskId], full: bool) -> Result<Vec<pb::Task>> {
+    async fn read_bounded(
+        &self,
+        project: &ProjectId,
+        ids: &[TaskId],
+        share: &Share,
+        full: bool,
+    ) -> Result<Vec<pb::Task>> {
         let mut tasks = Vec::with_capacity(ids.len());
         let mut bytes = 0;
         for chunk in ids.chunks(if full { FULL_CHUNK } else { ids.len() }) {
-            for task in self.app.batch_get_tasks(project, chunk, full).await? {
+            for task in self.app.batch_get_tasks(project, chunk, share, full).await? {
                 let task = convert::task::task(&task, full);
                 bytes += task.encoded_len();
                 tasks.push(task);

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     Api,
-    call::{Answers, Call, answer, answer_replayable, open},
+    call::{Answers, answer, answer_replayable, open, open_stream},
     convert::{page, report, worker as convert},
     session,
 };
@@ -24,10 +24,10 @@ impl WorkerService for Api {
         &self,
         request: Request<Streaming<pb::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let Call { caller, message, .. } = open(request)?;
-        answer(&caller, async {
-            let place = self.streams.enter(&caller)?;
-            Ok(place.hold(session::serve(self.app.clone(), caller.clone(), message)))
+        let call = open_stream(request)?;
+        answer(&call.caller, async {
+            let place = self.streams.enter(&call.caller)?;
+            Ok(place.hold(session::serve(self.app.clone(), call.caller.clone(), call.message)))
         })
         .await
     }

@@ -40,6 +40,8 @@ const ANY: &str = "-";
 const EVERYBODY: &str = "system:everybody";
 /// Most bytes kept of the name of a resource, which is what the caller wrote.
 const MAX_RESOURCE: usize = 256;
+/// Stands for a character that no database and no terminal is to be given.
+const UNPRINTABLE: &str = "\u{fffd}";
 
 /// The notes of this process that are not written yet. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +103,7 @@ impl Notes {
             _ => caller.principal.clone(),
         };
         let method = caller.method.clone().unwrap_or_else(|| Arc::from(ANY));
-        let resource = resource[..resource.floor_char_boundary(MAX_RESOURCE)].to_owned();
+        let resource = resource[..resource.floor_char_boundary(MAX_RESOURCE)].replace(char::is_control, UNPRINTABLE);
         let key = Key { kind, who, method, resource, reason: reason.to_owned() };
         self.lock().count(key, caller);
     }

@@ -117,7 +117,7 @@ impl App {
             if room == 0 {
                 continue;
             }
-            let query = ListQuery { filter, ascending: false, after: None, limit: room as u64, full: false };
+            let query = ListQuery::newest(filter, room as u64);
             let (found, _) = tasks::list(self.store(), project, &query).await?;
             sample.extend(found.iter().map(|task| task.id));
         }
@@ -210,9 +210,9 @@ async fn changed(app: &App, last: &BulkJob) -> Result<BulkJob> {
     }
 }
 
-struct StartJob {
-    caller: Caller,
-    job: BulkJob,
+pub(super) struct StartJob {
+    pub(super) caller: Caller,
+    pub(super) job: BulkJob,
 }
 
 impl NamedWrite for StartJob {

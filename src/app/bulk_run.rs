@@ -25,6 +25,7 @@ use super::{
 use crate::{
     context::{Caller, CallerInfo},
     domain::{
+        authority::Share,
         bulk_job::{BulkAction, BulkJob, BulkState},
         filter::{Filter, Node, Relation, Test, TimeField},
         task::{Micros, Task},
@@ -198,7 +199,7 @@ impl Turn<'_> {
             filter = filter.and(create_time(Relation::GreaterOrEqual, cursor.create_time));
         }
         let after = self.claimed.cursor;
-        let query = ListQuery { filter, ascending: true, after, limit: BATCH as u64, full: false };
+        let query = ListQuery { filter, share: Share::All, ascending: true, after, limit: BATCH as u64, full: false };
         let (tasks, _) = tasks::list(self.app.store(), &self.claimed.job.project, &query).await?;
         Ok(tasks)
     }

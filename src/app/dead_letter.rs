@@ -16,6 +16,7 @@ use super::{
 use crate::{
     context::Caller,
     domain::{
+        authority::Share,
         bulk_job::{BulkAction, BulkRetry},
         dead_letter::{DeadLetter, DeadLetterState, Group, Processed, Replay, Standing},
         event::ResourceKind,
@@ -104,7 +105,7 @@ impl App {
     ) -> Result<(Task, WithReplays)> {
         // Of a task that never failed for good there is nothing to retry, whatever its state is.
         self.get_dead_letter(project, task).await?;
-        let task_after = self.change_task(caller, project, task, TaskChange::Replay(wish), None).await?;
+        let task_after = self.change_task(caller, project, task, &Share::All, TaskChange::Replay(wish), None).await?;
         let letter = self.get_dead_letter(project, task).await?;
         Ok((task_after.ok_or_else(wrong_reply)?, letter))
     }
@@ -119,7 +120,7 @@ impl App {
         retry: BulkRetry,
         force: bool,
     ) -> Result<BulkPreview> {
-        self.require_project(project).await?;
+        self.require_live_project(project).await?;
         let (filter, named, targets) = match which {
             Which::Matching(text, filter) => (text, None, Targets::Matching(open_only(filter))),
             Which::Named(ids) => (String::new(), Some(ids.clone()), Targets::Named(ids)),

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod audit_head;
 pub mod audit_note;
 pub mod audit_verify;
+mod authority;
 pub mod bulk_job;
 mod bulk_retry;
 mod bulk_run;
@@ -13,8 +14,10 @@ pub mod committer;
 pub mod dead_letter;
 mod housekeeping;
 mod lookup;
+pub mod member;
 mod named_write;
 pub mod project;
+mod project_deletion;
 pub mod queue;
 pub mod retention;
 mod retention_run;
@@ -35,7 +38,6 @@ pub mod watch;
 pub mod worker;
 
 use std::{
-    collections::HashSet,
     future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -50,8 +52,10 @@ use self::{
     audit_head::{AuditKey, NewHeads},
     audit_note::Notes,
     audit_verify::Turn,
+    authority::Authorities,
     committer::Committer,
     lookup::Lookups,
+    project_deletion::Projects,
     schedule_alarm::Alarm,
     worker::Presence,
 };
@@ -59,10 +63,9 @@ use crate::{
     domain::retention::RetentionSettings,
     error::{Error, Result},
     faults::Mutant,
-    ids::{ProjectId, project_name},
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
     shutdown,
-    store::{Store, projects},
+    store::Store,
 };
 
 /// What the database may add to a call, on top of the time it waits by itself.
@@ -85,6 +88,7 @@ struct Inner {
     sessions: Arc<Sessions>,
     activity: Activity,
     presence: Presence,
+    authorities: Authorities,
     alarm: Alarm,
     retention: RetentionSettings,
     /// Signs heads; made with the first one unless it was given.
@@ -92,8 +96,7 @@ struct Inner {
     heads: NewHeads,
     notes: Notes,
     verifying: Turn,
-    /// Projects that are known to exist. Only grows: projects are not removed while the server runs.
-    projects: std::sync::Mutex<HashSet<ProjectId>>,
+    projects: Projects,
     /// Sessions that may still have grants to give back.
     closing: TaskTracker,
     /// Cancelled when the server begins to stop: streams and long-polls end.
@@ -122,13 +125,14 @@ impl App {
             sessions,
             activity: Activity::default(),
             presence: Presence::default(),
+            authorities: Authorities::default(),
             alarm: Alarm::default(),
             retention,
             audit_key: OnceLock::new(),
             heads: NewHeads::default(),
             notes: Notes::default(),
             verifying: Turn::default(),
-            projects: std::sync::Mutex::default(),
+            projects: Projects::default(),
             closing: TaskTracker::new(),
             draining,
         }))
@@ -174,21 +178,12 @@ impl App {
         &self.0.committer
     }
 
-    fn sessions(&self) -> &Arc<Sessions> {
-        &self.0.sessions
+    fn authorities(&self) -> &Authorities {
+        &self.0.authorities
     }
 
-    /// Refuses a project that does not exist.
-    async fn require_project(&self, project: &ProjectId) -> Result<()> {
-        let known = || self.0.projects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if known().contains(project) {
-            return Ok(());
-        }
-        if !Box::pin(projects::exists(self.store(), project)).await? {
-            return Err(Error::NotFound { kind: "project", name: project_name(project) });
-        }
-        known().insert(project.clone());
-        Ok(())
+    fn sessions(&self) -> &Arc<Sessions> {
+        &self.0.sessions
     }
 
     /// Runs database work that writes on its own, so that a caller who goes away cannot drop a transaction half-way.

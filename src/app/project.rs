@@ -1,4 +1,6 @@
-//! Projects: create, read. Nothing takes one away.
+//! Projects: create, read, change. Deleting and bringing back is in `project_deletion`; nothing takes the rows away.
+
+use serde_json::{Map, Value, json};
 
 use super::{
     App,
@@ -6,15 +8,27 @@ use super::{
 };
 use crate::{
     context::Caller,
-    domain::{event::ResourceKind, project::Project},
+    domain::{
+        etag,
+        event::ResourceKind,
+        filter::Filter,
+        permission::Permission,
+        project::{Project, ProjectPatch, ProjectQuery, ProjectTasks},
+        task::Micros,
+        task_list::ListQuery,
+    },
     error::{Error, Result},
     ids::{ProjectId, SYSTEM_PROJECT, project_name},
     store::{
         Tx,
         journal::{self, Entry},
-        projects,
+        projects::{self, Presence},
+        tasks,
     },
 };
+
+/// Tasks in the look at a project.
+const LATEST: u64 = 5;
 
 impl App {
     /// Makes a project. The change belongs to no project, so it stands in the journal of the system.
@@ -34,22 +48,108 @@ impl App {
         Ok(project)
     }
 
+    /// The project with a look at its tasks, unless the caller may not read them: so many statements, whatever there is.
+    pub async fn view_project(&self, caller: &Caller, id: &ProjectId) -> Result<(Project, Option<ProjectTasks>)> {
+        let project = self.get_project(id).await?;
+        if !caller.authority.permits(Permission::TasksRead, Some(id)) {
+            return Ok((project, None));
+        }
+        let counts = projects::count_tasks(self.store(), id).await?;
+        let (latest, _) = tasks::list(self.store(), id, &ListQuery::newest(Filter::everything(), LATEST)).await?;
+        Ok((project, Some(ProjectTasks { latest, ..counts })))
+    }
+
     /// One project.
     pub async fn get_project(&self, id: &ProjectId) -> Result<Project> {
         let found = projects::get(self.store(), id).await?;
         found.ok_or_else(|| Error::NotFound { kind: "project", name: project_name(id) })
     }
 
-    /// Projects by id, those after `after`; and the id after which the next page goes on.
-    pub async fn list_projects(&self, after: Option<String>, limit: i64) -> Result<(Vec<Project>, Option<String>)> {
+    /// Projects that match, of those the caller may see; and the place after which the next page goes on.
+    pub async fn list_projects(
+        &self,
+        caller: &Caller,
+        query: ProjectQuery,
+    ) -> Result<(Vec<Project>, Option<(Micros, String)>)> {
+        let visible = caller.authority.projects_with(Permission::ProjectsRead);
         // One more than asked tells whether there is a next page.
-        let mut found = projects::list(self.store(), after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
+        let asked = ProjectQuery { visible, limit: query.limit.saturating_add(1), ..query };
+        let mut found = projects::list(self.store(), &asked).await?;
+        let limit = usize::try_from(query.limit).unwrap_or(0);
         let more = found.len() > limit;
         found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|project| project.id.as_str().to_owned());
+        let next = found.last().filter(|_| more).map(|project| (project.create_time, project.id.as_str().to_owned()));
         Ok((found, next))
     }
+
+    /// Changes what people call a project.
+    pub async fn update_project(
+        &self,
+        caller: &Caller,
+        id: &ProjectId,
+        patch: ProjectPatch,
+        etag: Option<String>,
+    ) -> Result<Project> {
+        let project = self.write(UpdateProject { caller: caller.clone(), id: id.clone(), patch, etag }).await?;
+        self.hub().journal_moved(&ProjectId::new(SYSTEM_PROJECT));
+        Ok(project)
+    }
+}
+
+struct UpdateProject {
+    caller: Caller,
+    id: ProjectId,
+    patch: ProjectPatch,
+    etag: Option<String>,
+}
+
+impl NamedWrite for UpdateProject {
+    const NAME: &'static str = "update-project";
+    type Answer = Project;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Project>, Stop> {
+        let old = locked(tx, &self.id, self.etag.as_deref()).await?;
+        let name = project_name(&self.id);
+        if old.deletion.is_some() {
+            return Err(Error::ProjectDeleted { name }.into());
+        }
+        let ProjectPatch { display_name, description } = self.patch.clone();
+        let now = tx.now();
+        let new = Project {
+            display_name: display_name.unwrap_or_else(|| old.display_name.clone()),
+            description: description.unwrap_or_else(|| old.description.clone()),
+            update_time: now,
+            ..old.clone()
+        };
+        let mut diff = Map::new();
+        if new.display_name != old.display_name {
+            diff.insert("display_name".into(), json!([old.display_name, new.display_name]));
+        }
+        if new.description != old.description {
+            diff.insert("description".into(), json!([old.description, new.description]));
+        }
+        if diff.is_empty() {
+            return Ok(Done::Nothing(old));
+        }
+        projects::write(tx, &new, None).await?;
+        let diff = Value::Object(diff).to_string();
+        let entry = Entry::of_resource(ResourceKind::ProjectUpdated, name, now, Some(diff), &self.caller);
+        journal::append(tx, &ProjectId::new(SYSTEM_PROJECT), &[entry]).await?;
+        Ok(Done::Commit(new))
+    }
+}
+
+/// The project, locked, if the caller still means this one.
+pub(super) async fn locked(tx: &mut Tx, id: &ProjectId, etag: Option<&str>) -> std::result::Result<Project, Stop> {
+    let name = project_name(id);
+    let Some(project) = projects::lock(tx, id).await? else {
+        return Err(Error::NotFound { kind: "project", name }.into());
+    };
+    let current = etag::project_etag(&project);
+    if etag.is_some_and(|asked| asked != current) {
+        return Err(Error::EtagMismatch { name, current }.into());
+    }
+    Ok(project)
 }
 
 struct CreateProject {
@@ -65,7 +165,7 @@ impl NamedWrite for CreateProject {
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Project>, Stop> {
         let name = project_name(&self.id);
-        if projects::exists_in(tx, &self.id).await? {
+        if projects::presence_in(tx, &self.id).await? != Presence::Missing {
             return Err(Error::Exists { kind: "project", name }.into());
         }
         let now = tx.now();
@@ -76,10 +176,21 @@ impl NamedWrite for CreateProject {
             create_time: now,
             update_time: now,
             revision: 0,
+            deletion: None,
         };
         projects::create(tx, &project).await?;
         let entry = Entry::of_resource(ResourceKind::ProjectCreated, name, now, None, &self.caller);
         journal::append(tx, &ProjectId::new(SYSTEM_PROJECT), &[entry]).await?;
         Ok(Done::Commit(project))
+    }
+}
+
+/// Refuses, inside a transaction, new work for a project that does not exist or was deleted.
+pub(super) async fn require_live(tx: &mut Tx, project: &ProjectId) -> std::result::Result<(), Stop> {
+    let name = project_name(project);
+    match projects::presence_in(tx, project).await? {
+        Presence::Missing => Err(Error::NotFound { kind: "project", name }.into()),
+        Presence::Deleted => Err(Error::ProjectDeleted { name }.into()),
+        Presence::Live => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    project::require_live,
 };
 use crate::{
     context::Caller,
@@ -18,11 +19,10 @@ use crate::{
         queue::{Queue, QueuePatch, QueueSettings},
     },
     error::{Error, Result},
-    ids::{ProjectId, project_name, queue_name, retry_policy_name},
+    ids::{ProjectId, queue_name, retry_policy_name},
     store::{
         Tx,
         journal::{self, Entry},
-        projects,
         queues::{self, Found, LockedSettings},
         retry_policies,
     },
@@ -132,9 +132,7 @@ impl NamedWrite for ChangeQueue {
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<bool>, Stop> {
         let Self { caller, project, name, change } = self;
-        if !projects::exists_in(tx, project).await? {
-            return Err(Error::NotFound { kind: "project", name: project_name(project) }.into());
-        }
+        require_live(tx, project).await?;
         let LockedSettings { settings: old, is_new } = queues::lock_settings(tx, project, name).await?;
         if is_new && matches!(change, Change::Resume) {
             return Err(not_found(project, name).into());

@@ -72,6 +72,7 @@ impl App {
         rules: Option<Vec<RetentionRule>>,
         etag: Option<String>,
     ) -> Result<Retention> {
+        self.require_live_project(project).await?;
         let write = UpdateRules { caller: caller.clone(), project: project.clone(), rules, etag };
         if self.write(write).await? {
             self.hub().journal_moved(project);

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    project::require_live,
 };
 use crate::{
     context::Caller,
@@ -21,7 +22,7 @@ use crate::{
     store::{
         Tx,
         journal::{self, Entry},
-        projects, retry_policies,
+        retry_policies,
     },
 };
 
@@ -134,8 +135,10 @@ impl NamedWrite for ChangePolicy {
     type Answer = Option<RetryPolicy>;
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
-        if !projects::exists_in(tx, &self.project).await? {
-            return Err(Error::NotFound { kind: "project", name: project_name(&self.project) }.into());
+        match require_live(tx, &self.project).await {
+            // Taking away is no new work.
+            Err(Stop::Refused(Error::ProjectDeleted { .. })) if matches!(self.change, Change::Delete { .. }) => {}
+            outcome => outcome?,
         }
         let old = retry_policies::lock(tx, &self.project, &self.id).await?;
         match (&self.change, old) {

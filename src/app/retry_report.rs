@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::App;
 use crate::{
     domain::{
+        authority::Share,
         retry::{Decision, FailedAttempt, RetrySettings, Verdict, decide},
         retry_pattern::Patterns,
         retry_policy::{Decider, PolicyVersion, RetryPolicy},
@@ -86,7 +87,7 @@ impl App {
         let (decider, of_task) = match by {
             EvaluationBy::Settings(choice) => (self.decider(project, choice).await?, None),
             EvaluationBy::Task(id) => {
-                let task = self.get_task(project, id, false).await?;
+                let task = self.get_task(project, id, &Share::All, false).await?;
                 let decider = self.committer().policies(project).await?.of(&task.spec);
                 let age = self.store().now().await? - task.spec.open_time.unwrap_or(task.spec.create_time);
                 (decider, Some((task.attempt_count, age)))

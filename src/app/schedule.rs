@@ -202,7 +202,7 @@ pub(super) async fn lock(tx: &mut Tx, project: &ProjectId, id: &str) -> std::res
         return Ok(schedule);
     }
     let name = project_name(project);
-    let exists = projects::exists_in(tx, project).await?;
+    let exists = projects::presence_in(tx, project).await? != projects::Presence::Missing;
     Err(if exists { not_found(project, id) } else { Error::NotFound { kind: "project", name } }.into())
 }
 

@@ -60,6 +60,7 @@ pub struct Backfilled {
 impl App {
     /// Makes a task now.
     pub async fn run_schedule(&self, caller: &Caller, project: &ProjectId, id: &str) -> Result<Occurrence> {
+        self.require_live_project(project).await?;
         let write = RunNow { caller: caller.clone(), project: project.clone(), id: id.to_owned() };
         let (occurrence, news) = self.write(write).await?;
         if let Some(news) = news {
@@ -76,6 +77,7 @@ impl App {
         id: &str,
         backfill: Backfill,
     ) -> Result<Backfilled> {
+        self.require_live_project(project).await?;
         let write = RunPast { caller: caller.clone(), project: project.clone(), id: id.to_owned(), backfill };
         let (backfilled, news) = self.write(write).await?;
         if let Some(news) = news {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{
     named_write::{Done, NamedWrite, Stop},
+    project::require_live,
     schedule::{lock, plan},
 };
 use crate::{
@@ -19,11 +20,11 @@ use crate::{
         task::Micros,
     },
     error::{Error, Result},
-    ids::{ProjectId, project_name, schedule_name},
+    ids::{ProjectId, schedule_name},
     store::{
         Tx,
         journal::{self, Entry},
-        occurrences, projects, schedules,
+        occurrences, schedules,
     },
 };
 
@@ -116,9 +117,7 @@ impl NamedWrite for CreateSchedule {
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Schedule>, Stop> {
         let Self { caller, project, id, settings } = self;
-        if !projects::exists_in(tx, project).await? {
-            return Err(Error::NotFound { kind: "project", name: project_name(project) }.into());
-        }
+        require_live(tx, project).await?;
         let name = schedule_name(project, id);
         if schedules::lock(tx, project, id).await?.is_some() {
             return Err(Error::Exists { kind: "schedule", name }.into());
@@ -158,6 +157,7 @@ impl NamedWrite for ChangeSchedule {
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
         let Self { caller, project, id, change } = self;
         let mut schedule = lock(tx, project, id).await?;
+        require_live(tx, project).await?;
         if let Change::Update { etag, .. } = change {
             require_etag(&schedule, etag.as_deref())?;
         }
@@ -180,6 +180,15 @@ impl NamedWrite for ChangeSchedule {
         journal::append(tx, project, &[entry]).await?;
         Ok(Done::Commit((schedule, true)))
     }
+}
+
+/// Lets a paused schedule go on from now. What is to be noted of its ticks.
+pub(super) fn resume(schedule: &mut Schedule, now: Micros) -> Result<Vec<(Uuid, Occurrence)>> {
+    let settings = Change::Resume.apply(&schedule.settings);
+    let settled = settle(schedule, &settings, now)?;
+    schedule.settings = settings;
+    schedule.update_time = now;
+    Ok(settled)
 }
 
 /// Ends what was planned by the old settings, and plans by the new ones.

@@ -79,7 +79,7 @@ impl App {
         project: &ProjectId,
         identity: Identity,
     ) -> Result<(SessionHandle, BoxStream<Result<SessionOut>>)> {
-        self.require_project(project).await?;
+        self.require_live_project(project).await?;
         let draining = self.note_presence(project, &identity).await;
         let shared = Arc::new(Shared {
             credits: watch::Sender::new(0),

@@ -13,14 +13,16 @@ use super::{
 use crate::{
     context::Caller,
     domain::{
+        authority::Share,
         event::Subject,
+        permission::Permission,
         retry::Retry,
         task::{Attempt, Task},
         task_list::{ListQuery, Position},
         transition::Patch,
     },
     error::{Error, Result},
-    ids::{ProjectId, TaskId},
+    ids::{ProjectId, TaskId, task_name},
     store::{dead_letters, journal, tasks},
 };
 
@@ -80,7 +82,7 @@ impl App {
         tasks: Vec<NewSubmit>,
         key: Option<IdempotencyKey>,
     ) -> Result<Answer<Vec<Submitted>>> {
-        self.require_project(project).await?;
+        self.require_live_project(project).await?;
         for task in &tasks {
             self.require_named_policy(project, &task.new.spec.retry).await?;
         }
@@ -99,7 +101,11 @@ impl App {
     }
 
     /// One task.
-    pub async fn get_task(&self, project: &ProjectId, id: TaskId, full: bool) -> Result<Task> {
+    pub async fn get_task(&self, project: &ProjectId, id: TaskId, share: &Share, full: bool) -> Result<Task> {
+        reached(share, self.find_task(project, id, full).await, || task_name(project, id))
+    }
+
+    async fn find_task(&self, project: &ProjectId, id: TaskId, full: bool) -> Result<Task> {
         match self.0.lookups.get(project, id, full).await? {
             // Shared only when two callers asked for the same task at once.
             Some(task) => Ok(Arc::unwrap_or_clone(task)),
@@ -111,11 +117,18 @@ impl App {
     }
 
     /// Some tasks, in the order asked; all of them must exist.
-    pub async fn batch_get_tasks(&self, project: &ProjectId, ids: &[TaskId], full: bool) -> Result<Vec<Task>> {
+    pub async fn batch_get_tasks(
+        &self,
+        project: &ProjectId,
+        ids: &[TaskId],
+        share: &Share,
+        full: bool,
+    ) -> Result<Vec<Task>> {
         self.require_project(project).await?;
         let found = tasks::get(&mut self.store().key_reader().await?, project, ids, full).await?;
         let by_id: std::collections::HashMap<TaskId, Task> = found.into_iter().map(|task| (task.id, task)).collect();
-        ids.iter().map(|id| by_id.get(id).cloned().ok_or_else(|| Error::task_not_found(project, *id))).collect()
+        let one = |id: &TaskId| by_id.get(id).cloned().ok_or_else(|| Error::task_not_found(project, *id));
+        ids.iter().map(|id| reached(share, one(id), || task_name(project, *id))).collect()
     }
 
     /// A page of tasks.
@@ -137,8 +150,15 @@ impl App {
     }
 
     /// A page of the attempts of a task, those with an epoch beyond `after`. The running one is the last.
-    pub async fn list_attempts(&self, project: &ProjectId, id: TaskId, after: i64, limit: i64) -> Result<AttemptPage> {
-        let task = self.get_task(project, id, false).await?;
+    pub async fn list_attempts(
+        &self,
+        project: &ProjectId,
+        id: TaskId,
+        share: &Share,
+        after: i64,
+        limit: i64,
+    ) -> Result<AttemptPage> {
+        let task = self.get_task(project, id, share, false).await?;
         let mut attempts = tasks::attempts(self.store(), project, id, after, limit + 1).await?;
         // Both were read at their own time: an attempt that ended in between is among the ended ones.
         if let Some(running) = Attempt::running(&task)
@@ -161,16 +181,25 @@ impl App {
         caller: &Caller,
         project: &ProjectId,
         id: TaskId,
+        share: &Share,
         change: TaskChange,
         etag: Option<String>,
     ) -> Result<Option<Task>> {
-        self.require_project(project).await?;
+        match &change {
+            // Ending what there is goes on in a deleted project.
+            TaskChange::Cancel { .. } | TaskChange::Delete { .. } | TaskChange::Purge => {
+                self.require_project(project).await?;
+            }
+            TaskChange::Retry | TaskChange::Replay(_) | TaskChange::RunNow | TaskChange::Update(_) => {
+                self.require_live_project(project).await?;
+            }
+        }
         if let TaskChange::Update(Patch { retry: Some(retry), .. }) = &change {
             self.require_named_policy(project, retry).await?;
         }
         let allow_missing = matches!(change, TaskChange::Delete { allow_missing: true });
         let deletes = matches!(change, TaskChange::Delete { .. } | TaskChange::Purge);
-        let items = vec![Item { task: id, action: action(caller, change), etag }];
+        let items = vec![Item { task: id, share: share.clone(), action: action(caller, change), etag }];
         match self.change(caller, project, items).await?.pop() {
             Some(Err(Error::NotFound { .. })) if allow_missing => Ok(None),
             Some(outcome) => outcome.map(|task| (!deletes).then(|| Arc::unwrap_or_clone(task))),
@@ -185,7 +214,7 @@ impl App {
         project: &ProjectId,
         changes: Vec<(TaskId, TaskChange)>,
     ) -> Result<Vec<Result<Arc<Task>>>> {
-        let item = |(task, change)| Item { task, action: action(caller, change), etag: None };
+        let item = |(task, change)| Item { task, share: Share::All, action: action(caller, change), etag: None };
         let items = changes.into_iter().map(item).collect();
         self.change(caller, project, items).await
     }
@@ -203,16 +232,28 @@ impl App {
     }
 
     /// Waits until a task is final, at most `wait`. Answers the task, FULL, and whether it is final.
-    pub async fn wait_task(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
-        long_poll(wait, Box::pin(self.wait_until_final(project, id, wait))).await
+    pub async fn wait_task(
+        &self,
+        project: &ProjectId,
+        id: TaskId,
+        share: &Share,
+        wait: Duration,
+    ) -> Result<(Task, bool)> {
+        long_poll(wait, Box::pin(self.wait_until_final(project, id, share, wait))).await
     }
 
-    async fn wait_until_final(&self, project: &ProjectId, id: TaskId, wait: Duration) -> Result<(Task, bool)> {
+    async fn wait_until_final(
+        &self,
+        project: &ProjectId,
+        id: TaskId,
+        share: &Share,
+        wait: Duration,
+    ) -> Result<(Task, bool)> {
         let until = Instant::now() + wait;
         'waiting: loop {
             // Subscribed before the look, so that an end right after it is not missed.
             let mut events = self.subscribe(project, Some(id)).await?;
-            let task = self.get_task(project, id, true).await?;
+            let task = self.get_task(project, id, share, true).await?;
             if task.state.is_final() {
                 return Ok((task, true));
             }
@@ -231,9 +272,20 @@ impl App {
             }
         }
         // It may have changed since the last look.
-        let task = self.get_task(project, id, true).await?;
+        let task = self.get_task(project, id, share, true).await?;
         let done = task.state.is_final();
         Ok((task, done))
+    }
+}
+
+/// A task that was looked for, if it may be reached. Who may reach only its own hears the same of others' tasks and of
+/// those that do not exist.
+fn reached(share: &Share, found: Result<Task>, name: impl FnOnce() -> String) -> Result<Task> {
+    let denied = || Error::PermissionDenied { permission: Permission::TasksRead.name(), resource: name() };
+    match found {
+        Ok(task) if !share.covers(&task.spec.owner) => Err(denied()),
+        Err(Error::NotFound { .. }) if *share != Share::All => Err(denied()),
+        found => found,
     }
 }
 

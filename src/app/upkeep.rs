@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     context::Caller,
+    domain::authority::Share,
     error::Result,
     ids::{ProjectId, TaskId},
     store::{journal, tasks},
@@ -74,7 +75,7 @@ impl App {
 
     /// One bad row never stops a sweep: what fails together is tried one by one.
     async fn sweep_project(&self, caller: &Caller, project: &ProjectId, tasks: &[TaskId]) -> Result<()> {
-        let item = |task: &TaskId| Item { task: *task, action: Action::Sweep, etag: None };
+        let item = |task: &TaskId| Item { task: *task, share: Share::All, action: Action::Sweep, etag: None };
         let outcomes = match self.change(caller, project, tasks.iter().map(item).collect()).await {
             Ok(outcomes) => outcomes,
             Err(error) if tasks.len() == 1 => vec![Err(error)],

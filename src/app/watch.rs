@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::{App, BoxStream};
 use crate::{
     domain::{
+        authority::Share,
         event::{Event, Subject},
         filter::Filter,
         task::{Micros, Task},
@@ -57,6 +58,8 @@ const SNAPSHOT_PAGE: u64 = 500;
 pub struct WatchRequest {
     /// Only tasks that match.
     pub filter: Filter,
+    /// Only tasks the watcher may reach.
+    pub share: Share,
     /// Only this task.
     pub task: Option<TaskId>,
     /// Go on after this.
@@ -116,13 +119,14 @@ impl App {
             None => None,
         };
         if let Some(task) = request.task {
-            self.get_task(project, task, false).await?;
+            self.get_task(project, task, &request.share, false).await?;
         }
         let (out, stream) = mpsc::channel(OUT_LIMIT);
         let watch = Watch {
             app: self.clone(),
             project: project.clone(),
             filter: request.filter,
+            share: request.share,
             task: request.task,
             // Read before the caller is told that the watch is open: what it does next is seen.
             cursor: cursor.unwrap_or(position.last),
@@ -199,6 +203,7 @@ struct Watch {
     app: App,
     project: ProjectId,
     filter: Filter,
+    share: Share,
     task: Option<TaskId>,
     cursor: i64,
     snapshot: Snapshot,
@@ -348,7 +353,10 @@ impl Watch {
 
     fn meaning(&self, event: &Event) -> Option<WatchChange> {
         let Subject::Task { kind, before, after } = &event.subject else { return None };
-        if self.task.is_some_and(|task| task != after.id) || self.snapshot.covers(after, event.revision) {
+        if !self.share.covers(&after.spec.owner)
+            || self.task.is_some_and(|task| task != after.id)
+            || self.snapshot.covers(after, event.revision)
+        {
             return None;
         }
         let matched = before.as_ref().is_some_and(|task| self.filter.matches(&**task));
@@ -364,13 +372,16 @@ impl Watch {
     /// Sends the tasks that match now, then SYNCED. The cursor stays where it was when the subscription began.
     async fn send_snapshot(&mut self) -> Result<(), End> {
         if let Some(id) = self.task {
-            let task = self.app.get_task(&self.project, id, false).await?;
+            let task = self.app.get_task(&self.project, id, &self.share, false).await?;
             self.snapshot.cover_task(&task);
             self.send(vec![WatchItem::Initial(Arc::new(task)), WatchItem::Synced]).await?;
             return Ok(());
         }
-        let mut query =
-            ListQuery { filter: self.filter.clone(), ascending: true, after: None, limit: SNAPSHOT_PAGE, full: false };
+        let mut query = ListQuery {
+            share: self.share.clone(),
+            ascending: true,
+            ..ListQuery::newest(self.filter.clone(), SNAPSHOT_PAGE)
+        };
         loop {
             let (page, revision) = tasks::list(self.app.store(), &self.project, &query).await?;
             let is_last = page.len() < usize::try_from(SNAPSHOT_PAGE).unwrap_or(usize::MAX);
@@ -395,11 +406,12 @@ impl Watch {
     /// A watch on one task is over when the task is: whether it ended before the watch, or in what was just read.
     async fn end_if_final(&mut self) -> Result<(), End> {
         let Some(id) = self.task else { return Ok(()) };
-        match self.app.get_task(&self.project, id, false).await {
+        match self.app.get_task(&self.project, id, &self.share, false).await {
             // Its last event may lie beyond the cursor; then it comes on the subscription.
             Ok(task) if task.state.is_final() && !self.is_ahead(&task).await? => Err(End::Quiet),
             Ok(_) => Ok(()),
-            Err(Error::NotFound { .. }) => Err(End::Quiet),
+            // It is deleted.
+            Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => Err(End::Quiet),
             Err(error) => Err(error.into()),
         }
     }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     context::Caller,
     domain::{
+        authority::Share,
         event::ResourceKind,
         task::{Micros, Payload, Progress, Task},
         task_state::TaskState,
@@ -168,6 +169,7 @@ impl App {
         holder: &Holder,
         key: Option<IdempotencyKey>,
     ) -> Result<Answer<Vec<Arc<Task>>>> {
+        self.require_live_project(project).await?;
         let command = Command::Lease { want: want.clone(), limit, holder: holder.clone(), key };
         match self.committer().run(caller, project, command).await? {
             Reply::Leased(answer) => Ok(answer),
@@ -189,7 +191,7 @@ impl App {
         };
         let items = reports
             .into_iter()
-            .map(|(task, epoch, report)| Item { task, action: action(epoch, report), etag: None })
+            .map(|(task, epoch, report)| Item { task, share: Share::All, action: action(epoch, report), etag: None })
             .collect();
         let results = self.change(caller, project, items).await?;
         Ok(results.into_iter().map(|result| result.map(|task| task.state)).collect())
@@ -210,7 +212,12 @@ impl App {
         };
         let items: Vec<Item> = beats
             .into_iter()
-            .map(|(task, epoch, progress)| Item { task, action: Action::Heartbeat { epoch, progress }, etag: None })
+            .map(|(task, epoch, progress)| Item {
+                task,
+                share: Share::All,
+                action: Action::Heartbeat { epoch, progress },
+                etag: None,
+            })
             .collect();
         if items.is_empty() {
             return Ok(HeartbeatAnswer { results: Vec::new(), drain });

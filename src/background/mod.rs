@@ -11,6 +11,7 @@ mod feed_tailer;
 mod housekeeping;
 mod lease_sweep;
 mod leaser_waker;
+mod project_cleaner;
 mod queue_sampler;
 mod retention;
 mod scheduler;
@@ -66,6 +67,7 @@ impl Driver {
             .with(bulk_runner::BulkRunner)
             .with(bulk_retrier::BulkRetrier)
             .with(housekeeping::Housekeeping)
+            .with(project_cleaner::ProjectCleaner)
             .with(scheduler::Scheduler::default())
             .with(retention::RetentionClock)
             .with(retention::RetentionRunner)

@@ -68,7 +68,11 @@ pub fn queue_settings_etag(project: &ProjectId, name: &str, settings: &QueueSett
 
 /// The etag of a project.
 pub fn project_etag(project: &Project) -> String {
-    of(&(project.id.as_str(), &project.display_name, &project.description))
+    let content = (project.id.as_str(), &project.display_name, &project.description);
+    match project.deletion {
+        None => of(&content),
+        Some(deletion) => of(&(content, deletion.time)),
+    }
 }
 
 /// The etag of the rules of retention of a project.

@@ -77,6 +77,16 @@ pub enum ResourceKind {
     BulkJobEnded = 106,
     /// A project was created.
     ProjectCreated = 107,
+    /// A project was changed.
+    ProjectUpdated = 108,
+    /// A project was deleted.
+    ProjectDeleted = 109,
+    /// A deletion of a project was taken back.
+    ProjectUndeleted = 160,
+    /// A principal got a role.
+    MemberSet = 161,
+    /// A principal lost its role.
+    MemberRemoved = 162,
     /// A retry policy was created.
     RetryPolicyCreated = 110,
     /// A retry policy was changed.
@@ -131,6 +141,11 @@ impl ResourceKind {
             BulkJobStarted,
             BulkJobEnded,
             ProjectCreated,
+            ProjectUpdated,
+            ProjectDeleted,
+            ProjectUndeleted,
+            MemberSet,
+            MemberRemoved,
             RetryPolicyCreated,
             RetryPolicyUpdated,
             RetryPolicyDeleted,
@@ -165,6 +180,11 @@ impl ResourceKind {
             Self::BulkJobStarted => "bulk_job.started",
             Self::BulkJobEnded => "bulk_job.ended",
             Self::ProjectCreated => "project.created",
+            Self::ProjectUpdated => "project.updated",
+            Self::ProjectDeleted => "project.deleted",
+            Self::ProjectUndeleted => "project.undeleted",
+            Self::MemberSet => "member.set",
+            Self::MemberRemoved => "member.removed",
             Self::RetryPolicyCreated => "retry_policy.created",
             Self::RetryPolicyUpdated => "retry_policy.updated",
             Self::RetryPolicyDeleted => "retry_policy.deleted",

@@ -9,6 +9,7 @@ pub mod event;
 pub mod filter;
 pub mod fingerprint;
 pub mod glob;
+pub mod member;
 pub mod pace;
 pub mod permission;
 pub mod project;

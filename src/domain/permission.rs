@@ -61,6 +61,35 @@ impl Permission {
         ]
     };
 
+    /// Its name in the proto, without the prefix: `TASKS_READ`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TasksRead => "TASKS_READ",
+            Self::TasksSubmit => "TASKS_SUBMIT",
+            Self::TasksOperate => "TASKS_OPERATE",
+            Self::TasksBulk => "TASKS_BULK",
+            Self::TasksWork => "TASKS_WORK",
+            Self::QueuesRead => "QUEUES_READ",
+            Self::QueuesOperate => "QUEUES_OPERATE",
+            Self::WorkersRead => "WORKERS_READ",
+            Self::WorkersOperate => "WORKERS_OPERATE",
+            Self::ProjectsRead => "PROJECTS_READ",
+            Self::ProjectsAdmin => "PROJECTS_ADMIN",
+            Self::RetryPoliciesRead => "RETRY_POLICIES_READ",
+            Self::RetryPoliciesOperate => "RETRY_POLICIES_OPERATE",
+            Self::DeadLettersRead => "DEAD_LETTERS_READ",
+            Self::DeadLettersOperate => "DEAD_LETTERS_OPERATE",
+            Self::SchedulesRead => "SCHEDULES_READ",
+            Self::SchedulesOperate => "SCHEDULES_OPERATE",
+            Self::RetentionRead => "RETENTION_READ",
+            Self::RetentionOperate => "RETENTION_OPERATE",
+            Self::MembersRead => "MEMBERS_READ",
+            Self::MembersAdmin => "MEMBERS_ADMIN",
+            Self::TasksOwn => "TASKS_OWN",
+            Self::AuditRead => "AUDIT_READ",
+        }
+    }
+
     /// The permission with a number of the proto.
     pub fn of_number(number: i32) -> Option<Self> {
         Self::ALL.iter().copied().find(|permission| *permission as i32 == number)

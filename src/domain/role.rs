@@ -13,7 +13,7 @@ pub enum Role {
     Submitter = 2,
     /// Leases tasks and reports on them.
     Worker = 3,
-    /// Sees and operates all of it, but changes neither the project nor its members.
+    /// Sees and operates all of it, and who did what; but changes neither the project nor its members.
     Operator = 4,
     /// May do everything.
     Admin = 5,
@@ -32,7 +32,8 @@ const READS: PermissionSet = PermissionSet::of(&[
     Permission::MembersRead,
 ]);
 
-/// What operators do beyond reading.
+/// What operators do beyond reading. The record of who did what is theirs and not for every viewer: it has addresses and
+/// credentials of people.
 const OPERATES: PermissionSet = PermissionSet::of(&[
     Permission::TasksSubmit,
     Permission::TasksOperate,
@@ -43,6 +44,7 @@ const OPERATES: PermissionSet = PermissionSet::of(&[
     Permission::DeadLettersOperate,
     Permission::SchedulesOperate,
     Permission::RetentionOperate,
+    Permission::AuditRead,
 ]);
 
 impl Role {
@@ -91,9 +93,8 @@ mod tests {
     #[test]
     fn each_role_may_do_what_it_is_for_and_no_more() {
         use Permission::*;
-        let may = |role: Role| {
-            Permission::ALL.iter().copied().filter(|it| role.permissions().holds(*it)).collect::<Vec<_>>()
-        };
+        let may =
+            |role: Role| Permission::ALL.iter().copied().filter(|it| role.permissions().holds(*it)).collect::<Vec<_>>();
         assert_eq!(may(Role::Submitter), [TasksSubmit, ProjectsRead, TasksOwn]);
         assert_eq!(may(Role::Worker), [TasksWork, ProjectsRead]);
         assert_eq!(may(Role::Admin), Permission::ALL);
@@ -102,6 +103,8 @@ mod tests {
             assert!(!may(Role::Operator).contains(&withheld));
         }
         assert!(may(Role::Viewer).iter().all(|it| may(Role::Operator).contains(it)));
+        let readers = Role::ALL.into_iter().filter(|role| role.permissions().holds(AuditRead));
+        assert!(readers.eq([Role::Operator, Role::Admin]));
     }
 
     #[test]

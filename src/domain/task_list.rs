@@ -1,6 +1,6 @@
 //! What a page of tasks is asked for by, and where the next one goes on.
 
-use super::{filter::Filter, task::Micros};
+use super::{authority::Share, filter::Filter, task::Micros};
 use crate::ids::TaskId;
 
 /// A place in the list, between two tasks.
@@ -17,6 +17,8 @@ pub struct Position {
 pub struct ListQuery {
     /// Which tasks.
     pub filter: Filter,
+    /// Of those the caller may reach.
+    pub share: Share,
     /// Oldest first instead of newest first.
     pub ascending: bool,
     /// Go on after this place.
@@ -25,4 +27,11 @@ pub struct ListQuery {
     pub limit: u64,
     /// With input and result.
     pub full: bool,
+}
+
+impl ListQuery {
+    /// The newest tasks that match, without payloads, of all that there are.
+    pub fn newest(filter: Filter, limit: u64) -> Self {
+        Self { filter, share: Share::All, ascending: false, after: None, limit, full: false }
+    }
 }

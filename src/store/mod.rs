@@ -25,6 +25,7 @@ pub mod dead_letters;
 pub mod history;
 pub mod idempotency;
 pub mod journal;
+pub mod members;
 pub mod migrate;
 pub mod occurrences;
 pub mod projects;

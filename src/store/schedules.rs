@@ -97,6 +97,42 @@ pub async fn lock_outdated(
     tx.fetch(statement).await?.iter().map(decode).collect()
 }
 
+/// Pauses the schedules of a project that are not paused, because it is deleted. Answers how many there were.
+pub async fn pause_with_project(tx: &mut Tx, project: &ProjectId, note: &str) -> StoreResult<usize> {
+    let statement = Sql::new(
+        "-- schedules::pause_with_project
+         UPDATE schedule SET project_paused = true, paused = true, pause_note = $2, next_tick = NULL, wake_time = NULL,
+            queued_tick = NULL, update_time = $3 WHERE project = $1 AND NOT paused RETURNING id",
+    );
+    let now = tx.now();
+    Ok(tx.fetch(statement.text(project.as_str()).text(note).int(now)).await?.len())
+}
+
+/// Schedules that were paused because their project was deleted, locked.
+pub async fn lock_paused_with_project(tx: &mut Tx, project: &ProjectId, limit: i64) -> StoreResult<Vec<Schedule>> {
+    macro_rules! select {
+        ($lock:literal) => {
+            concat!(
+                "-- schedules::lock_paused_with_project\nSELECT ",
+                columns!(),
+                " FROM schedule WHERE project = $1 AND project_paused ORDER BY id LIMIT $2",
+                $lock
+            )
+        };
+    }
+    let statement = Sql::new(if tx.is_postgres() { select!(" FOR UPDATE") } else { select!("") });
+    tx.fetch(statement.text(project.as_str()).int(limit)).await?.iter().map(decode).collect()
+}
+
+/// Notes that a schedule goes on with its project.
+pub async fn resumed_with_project(tx: &mut Tx, project: &ProjectId, id: &str) -> StoreResult<()> {
+    let statement = Sql::new(
+        "-- schedules::resumed_with_project
+         UPDATE schedule SET project_paused = false WHERE project = $1 AND id = $2",
+    );
+    tx.execute(statement.text(project.as_str()).text(id)).await
+}
+
 /// Projects with schedules that have something to do at a moment, the longest waiting first.
 pub async fn due_projects(store: &Store, now: Micros, limit: i64) -> StoreResult<Vec<ProjectId>> {
     let statement = Sql::new(

@@ -4,6 +4,7 @@
 //! buf and Python, and then nothing may be left out.
 //!
 //! - `support` is what tests stand on: a server process, a fresh database, clients, waiting.
+//! - `access` is who may do what: a matrix of every method, the roles, members and projects.
 //! - `abuse` is hostile input: messages, frames and clients nobody wants.
 //! - `app` is the use cases in process, on every kind of database.
 //! - `architecture` holds the import rules of `src/`.
@@ -18,6 +19,7 @@
 )]
 
 mod abuse;
+mod access;
 mod app;
 mod architecture;
 mod coverage;

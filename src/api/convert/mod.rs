@@ -11,6 +11,7 @@ pub mod dead_letter;
 pub mod fields;
 pub mod json;
 pub mod mask;
+pub mod member;
 pub mod name;
 pub mod page;
 pub mod payload;

@@ -7,7 +7,10 @@ use super::{
     fields::{Fields, Path},
     scalar::is_identifier,
 };
-use crate::ids::{BulkJobId, DEFAULT_PROJECT, ProjectId, RetentionRunId, TaskId};
+use crate::{
+    domain::member::{EVERYWHERE, Scope},
+    ids::{BulkJobId, DEFAULT_PROJECT, ProjectId, RetentionRunId, TaskId},
+};
 
 /// Most characters of an id that a caller chooses.
 const MAX_SHORT_ID: usize = 63;
@@ -27,6 +30,38 @@ fn is_short_id(id: &str) -> bool {
     id.len() <= MAX_SHORT_ID
         && id.starts_with(|c: char| c.is_ascii_lowercase())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// What the name of a resource says about where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named<'a> {
+    /// In this project, should there be one.
+    Project(&'a str),
+    /// In all of them: `projects/*`.
+    Everywhere,
+    /// Nowhere: no resource has such a name.
+    Nothing,
+}
+
+/// The project of any name. Whatever a function of this file takes for a name of a project is one of that project here.
+pub fn project_of(name: &str) -> Named<'_> {
+    if name.is_empty() {
+        return Named::Project(DEFAULT_PROJECT);
+    }
+    let project = name.strip_prefix("projects/").map(|rest| rest.split_once('/').map_or(rest, |(project, _)| project));
+    match project {
+        Some(EVERYWHERE) => Named::Everywhere,
+        Some(id) if is_project_id(id) => Named::Project(id),
+        _ => Named::Nothing,
+    }
+}
+
+/// A project, or all of them.
+pub fn scope(fields: &mut Fields, at: &Path<'_>, name: &str) -> Scope {
+    if name == "projects/*" {
+        return Scope::Everywhere;
+    }
+    Scope::Project(project(fields, at, name))
 }
 
 /// The project a request is about; empty means the default one.
@@ -203,6 +238,21 @@ mod tests {
         assert_eq!(queue(&mut fields, &Path::Request, &name), (project_id, "e-mail:eu"));
         assert_eq!(parent(&mut fields, &Path::Request, "").as_str(), "default");
         assert!(fields.finish(()).is_ok());
+    }
+
+    #[test]
+    fn the_project_of_a_name_is_the_one_its_parser_finds() {
+        let id = Uuid::now_v7();
+        for name in ["projects/p".to_owned(), format!("projects/p/tasks/{id}"), "projects/p/retention".to_owned()] {
+            assert_eq!(project_of(&name), Named::Project("p"), "{name}");
+        }
+        assert_eq!(project_of(""), Named::Project("default"));
+        assert_eq!(project_of("projects/*"), Named::Everywhere);
+        for bad in
+            ["p", "projects", "projects/", "projects/P", "/projects/p", "projects//p", "Projects/p", " projects/p"]
+        {
+            assert_eq!(project_of(bad), Named::Nothing, "{bad}");
+        }
     }
 
     #[test]

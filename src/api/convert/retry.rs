@@ -192,8 +192,7 @@ pub fn evaluate(request: pb::EvaluateRetryRequest) -> Result<(ProjectId, Evaluat
             EvaluationBy::Task(name::task_of(&mut fields, &Path::Request.field("task"), &name, &project))
         }
     };
-    let Some(error) = error else { return Err(Error::field("error", "is required")) };
-    let error = report::error(&mut fields, &Path::Request.field("error"), Some(error));
+    let error = report::error(&mut fields, &Path::Request.field("error"), error);
     let attempt = scalar::number_or(&mut fields, &Path::Request.field("attempt"), attempt, 1..=MAX_ATTEMPT, 0);
     let age = age.map(|span| scalar::span(&mut fields, &Path::Request.field("age"), &span, &ANY_SPAN));
     let retry_after =

@@ -250,7 +250,7 @@ pub fn list(request: pb::ListTasksRequest) -> Result<List> {
     let ascending = is_ascending(&mut fields, &order_by);
     fields.finish(())?;
     let limit = if full { limit.min(MAX_FULL_PAGE) } else { limit }.unsigned_abs();
-    let query = ListQuery { filter: self::filter(&filter)?, ascending, after: None, limit, full };
+    let query = ListQuery { ascending, full, ..ListQuery::newest(self::filter(&filter)?, limit) };
     Ok(List { project, query, filter, page_token })
 }
 

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     app::watch::{WatchBatch, WatchChange, WatchItem, WatchRequest},
-    domain::event::{Event, Subject},
+    domain::{
+        authority::Share,
+        event::{Event, Subject},
+    },
     error::Result,
     ids::ProjectId,
     pb,
@@ -30,7 +33,7 @@ pub fn request(request: pb::WatchTasksRequest) -> Result<(ProjectId, WatchReques
     }
     let resume_token = (!resume_token.is_empty()).then(|| without_nul(&mut fields, &at, resume_token));
     fields.finish(())?;
-    let request = WatchRequest { filter: task::filter(&filter)?, task, resume_token, initial_state };
+    let request = WatchRequest { filter: task::filter(&filter)?, share: Share::All, task, resume_token, initial_state };
     Ok((project, request))
 }
 

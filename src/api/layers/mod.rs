@@ -9,13 +9,13 @@
 
 pub mod caller;
 pub mod held;
+pub mod note;
 pub mod turns;
 pub mod visit;
 
 mod answer_body;
 mod deadline;
 mod log;
-mod note;
 mod request_body;
 mod request_id;
 mod stream_body;
@@ -109,14 +109,17 @@ where
             let id = caller.request_id.as_str();
             let mut response = match rules.of(&method) {
                 None => status::unimplemented(id, &method).into_http(),
-                Some(rule) if rule.permission.is_some_and(|needed| !caller.authority.permits(needed, None)) => {
-                    status::permission_denied(id, &method).into_http()
-                }
-                Some(rule) => run(inner, request, &turns, rule, &method, id).await?,
+                Some(rule) => match rule.may_begin(&caller.authority) {
+                    // Before the request is read: who has no right to such calls in any project.
+                    Err(error) => status::to_status(&error, id).into_http(),
+                    Ok(()) => run(inner, request, &turns, rule, &method, id).await?,
+                },
             };
             request_id::mark(response.headers_mut(), id);
             let status = Status::from_header_map(response.headers());
-            note::ended(&notes, &caller, status.as_ref());
+            if let Some(status) = &status {
+                note::ended(&notes, &caller, status);
+            }
             log::failed(&method, started, status.as_ref());
             Ok(response)
         };

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Notes a refusal for lack of rights or of a good credential; any other end of a call is none of the audit's business.
-pub fn ended(notes: &Notes, caller: &Caller, status: Option<&Status>) {
-    let Some(status) = status else { return };
+/// The layers see how a call begins; a stream that ends with such a refusal says so by itself.
+pub fn ended(notes: &Notes, caller: &Caller, status: &Status) {
     let kind = match status.code() {
         Code::PermissionDenied => NoteKind::Refused,
         Code::Unauthenticated => NoteKind::Unauthenticated,

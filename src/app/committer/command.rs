@@ -9,6 +9,7 @@ use super::COMMAND_LIMIT;
 use crate::{
     context::Caller,
     domain::{
+        authority::Share,
         task::{Micros, Payload, Progress, Task},
         transition::{Failure, Holder, NewTask, Patch},
     },
@@ -40,6 +41,7 @@ impl Pending {
         }
         let release = |task: &Arc<Task>| Item {
             task: task.id,
+            share: Share::All,
             action: Action::Release { epoch: task.epoch, delay: None },
             etag: None,
         };
@@ -181,6 +183,8 @@ pub struct IdempotencyKey {
 pub struct Item {
     /// The task.
     pub task: TaskId,
+    /// The tasks the caller may reach.
+    pub share: Share,
     /// What to do.
     pub action: Action,
     /// Refuse unless this is the current etag.

@@ -13,8 +13,10 @@ use super::{
 };
 use crate::{
     domain::{
+        authority::Share,
         dead_letter::{DeadLetterState, Standing},
         etag::task_etag,
+        permission::Permission,
         retry_policy::Policies,
         task::{Attempt, Micros, Spec, Task, TaskError},
         task_state::TaskState,
@@ -172,6 +174,9 @@ pub(super) fn change(
     let Some(task) = set.get(item.task).cloned() else {
         return Err(missing(item, facts.project));
     };
+    if !item.share.covers(&task.spec.owner) {
+        return Err(denied(item, facts.project));
+    }
     if let Some(etag) = &item.etag {
         let current = task_etag(&task);
         if *etag != current {
@@ -255,8 +260,14 @@ fn missing(item: &Item, project: &ProjectId) -> Error {
         | Action::Complete { epoch, .. }
         | Action::Fail { epoch, .. }
         | Action::Release { epoch, .. } => Error::LeaseLost { task: task_name(project, item.task), epoch: *epoch },
+        // Who may reach only its own does not hear whether it exists.
+        _ if item.share != Share::All => denied(item, project),
         _ => Error::task_not_found(project, item.task),
     }
+}
+
+fn denied(item: &Item, project: &ProjectId) -> Error {
+    Error::PermissionDenied { permission: Permission::TasksOperate.name(), resource: task_name(project, item.task) }
 }
 
 /// The dead letter of a task after one more replay; none if the task has none. `wish` is how it is to be retried, if it is

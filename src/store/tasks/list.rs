@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
+        authority::Share,
         filter::Filter,
         task::{Attempt, AttemptOutcome, Task},
         task_list::ListQuery,
@@ -72,8 +73,8 @@ pub async fn get(reader: &mut KeyReader, project: &ProjectId, ids: &[TaskId], fu
 /// that a watch can start exactly where the page ends. An empty page has no row to carry the revision.
 pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> StoreResult<(Vec<Task>, Option<i64>)> {
     let order = if query.ascending { Order::Asc } else { Order::Desc };
-    let found = walks::of(store, project, &query.filter).await?.into_iter().map(|walk| {
-        let mut keys = walk.select(store, project, &query.filter);
+    let found = walks::of(store, project, &query.filter, &query.share).await?.into_iter().map(|walk| {
+        let mut keys = walk.select(store, project, &query.filter, &query.share);
         let (time, id) = (walk.start.column("create_time"), walk.start.column("id"));
         if let Some(after) = query.after {
             let place = Expr::tuple([time.clone(), id.clone()]);
@@ -116,8 +117,8 @@ pub async fn list(store: &Store, project: &ProjectId, query: &ListQuery) -> Stor
 
 /// How many tasks match, counted up to [`COUNT_LIMIT`].
 pub async fn count(store: &Store, project: &ProjectId, filter: &Filter) -> StoreResult<i64> {
-    let found = walks::of(store, project, filter).await?.into_iter().map(|walk| {
-        let mut found = walk.select(store, project, filter);
+    let found = walks::of(store, project, filter, &Share::All).await?.into_iter().map(|walk| {
+        let mut found = walk.select(store, project, filter, &Share::All);
         found.expr(Expr::val(1)).limit(COUNT_LIMIT.unsigned_abs()).to_owned()
     });
     let Some(found) = all_of(found) else { return Ok(0) };

@@ -10,8 +10,8 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            audit, bulk_job, dead_letter, fields::Path, project, queue, report, retention, retry, schedule, task,
-            task_change, watch, worker,
+            audit, bulk_job, dead_letter, fields::Path, member, project, queue, report, retention, retry, schedule,
+            task, task_change, watch, worker,
         },
         page_token::PageTokens,
         status::to_status,
@@ -107,7 +107,13 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.DeadLetterService/ReopenDeadLetter" => fed(bytes, dead_letter::reopen),
         "tasktower.v1.ProjectService/CreateProject" => fed(bytes, project::create),
         "tasktower.v1.ProjectService/GetProject" => fed(bytes, project::get),
-        "tasktower.v1.ProjectService/ListProjects" => fed(bytes, |m| place(&project::list(m)?.1)),
+        "tasktower.v1.ProjectService/ListProjects" => fed(bytes, |m| place(&project::list(m)?.page_token)),
+        "tasktower.v1.ProjectService/UpdateProject" => fed(bytes, project::update),
+        "tasktower.v1.ProjectService/DeleteProject" => fed(bytes, project::delete),
+        "tasktower.v1.ProjectService/UndeleteProject" => fed(bytes, project::undelete),
+        "tasktower.v1.ProjectService/ListMembers" => fed(bytes, |m| place(&member::list(m)?.2)),
+        "tasktower.v1.ProjectService/SetMember" => fed(bytes, member::set),
+        "tasktower.v1.ProjectService/RemoveMember" => fed(bytes, member::remove),
         "tasktower.v1.ScheduleService/CreateSchedule" => fed(bytes, schedule::create),
         "tasktower.v1.ScheduleService/GetSchedule" => fed(bytes, schedule::get),
         "tasktower.v1.ScheduleService/ListSchedules" => fed(bytes, |m| place(&schedule::list(m)?.2)),

@@ -64,7 +64,7 @@ async fn bulk(app: &App, action: BulkAction, filter: &str, force: bool) -> BulkP
 }
 
 async fn states(app: &App) -> BTreeMap<TaskState, usize> {
-    let query = ListQuery { filter: Filter::everything(), ascending: true, after: None, limit: 10_000, full: false };
+    let query = ListQuery { ascending: true, ..ListQuery::newest(Filter::everything(), 10_000) };
     let mut counts = BTreeMap::new();
     for Task { state, .. } in tasks::list(app.store(), &project(), &query).await.unwrap().0 {
         *counts.entry(state).or_default() += 1;

@@ -1,4 +1,8 @@
-use tasktower::{domain::event::ResourceKind, error::Error, ids::ProjectId};
+use tasktower::{
+    domain::{event::ResourceKind, project::ProjectQuery},
+    error::Error,
+    ids::ProjectId,
+};
 
 use super::{caller, journal_of, start};
 use crate::support::backend::for_each_backend;
@@ -17,9 +21,18 @@ async fn a_project_is_created_once_and_the_system_journal_says_so() {
         let row = (ResourceKind::ProjectCreated, "projects/mail".to_owned(), "user:ada".to_owned());
         assert_eq!(journal_of(&app, "system").await, [row]);
 
-        let (page, next) = app.list_projects(None, 1).await.unwrap();
-        assert_eq!((page.len(), next.as_deref()), (1, Some("default")));
-        let (page, next) = app.list_projects(next, 1).await.unwrap();
+        let query = |after| ProjectQuery {
+            visible: None,
+            text: String::new(),
+            by_time: false,
+            descending: false,
+            show_deleted: false,
+            after,
+            limit: 1,
+        };
+        let (page, next) = app.list_projects(&caller(), query(None)).await.unwrap();
+        assert_eq!((page.len(), next.clone()), (1, Some((0, "default".to_owned()))));
+        let (page, next) = app.list_projects(&caller(), query(next)).await.unwrap();
         assert_eq!((page, next), (vec![created], None));
     })
     .await;

@@ -9,6 +9,7 @@ use tasktower::{
         watch::{WatchItem, WatchRequest},
     },
     domain::{
+        authority::Share,
         event::ResourceKind,
         filter::Filter,
         retention::{DAY, DailyTime, RetentionRule, RetentionRun, RetentionSettings, RunState, Trigger},
@@ -117,7 +118,7 @@ async fn make(app: &App, made: &[Made]) -> Vec<TaskId> {
 }
 
 async fn left(app: &App) -> Vec<TaskId> {
-    let query = ListQuery { filter: Filter::everything(), ascending: true, after: None, limit: 10_000, full: false };
+    let query = ListQuery { ascending: true, ..ListQuery::newest(Filter::everything(), 10_000) };
     let mut ids: Vec<_> =
         tasks::list(app.store(), &project(), &query).await.unwrap().0.iter().map(|task| task.id).collect();
     ids.sort();
@@ -428,7 +429,13 @@ async fn each_project_is_served_once_a_day_by_one_replica() {
 
 /// A token to resume from, taken now.
 async fn token(app: &App) -> String {
-    let request = WatchRequest { filter: Filter::everything(), task: None, resume_token: None, initial_state: false };
+    let request = WatchRequest {
+        filter: Filter::everything(),
+        share: Share::All,
+        task: None,
+        resume_token: None,
+        initial_state: false,
+    };
     let mut watch = app.watch_tasks(&project(), request).await.unwrap();
     watch.next().await.unwrap().unwrap().resume_token
 }
@@ -436,6 +443,7 @@ async fn token(app: &App) -> String {
 async fn resume(app: &App, token: &str) -> Result<i64, Error> {
     let request = WatchRequest {
         filter: Filter::everything(),
+        share: Share::All,
         task: None,
         resume_token: Some(token.to_owned()),
         initial_state: false,

@@ -79,7 +79,7 @@ async fn letters(app: &App, id: &str) -> String {
 
 async fn tasks(app: &App) -> Vec<Task> {
     let filter = Filter::parse("").expect("no filter");
-    let query = ListQuery { filter, ascending: true, after: None, limit: 10_000, full: true };
+    let query = ListQuery { ascending: true, full: true, ..ListQuery::newest(filter, 10_000) };
     app.list_tasks(&project(), query).await.expect("listed").tasks
 }
 

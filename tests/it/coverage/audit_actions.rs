@@ -54,6 +54,14 @@ const METHODS: &[(&str, Leaves)] = &[
         Actions(&["retention.started", "retention.purged", "retention.trimmed", "retention.ended"]),
     ),
     ("ProjectService/CreateProject", Actions(&["project.created"])),
+    ("ProjectService/UpdateProject", Actions(&["project.updated"])),
+    (
+        "ProjectService/DeleteProject",
+        Actions(&["project.deleted", "bulk_job.started", "bulk_job.ended", "task.cancelled"]),
+    ),
+    ("ProjectService/UndeleteProject", Actions(&["project.undeleted", "bulk_job.ended"])),
+    ("ProjectService/SetMember", Actions(&["member.set"])),
+    ("ProjectService/RemoveMember", Actions(&["member.removed"])),
 ];
 
 /// The methods of the descriptors that may change something, and whether they say that they are audited.

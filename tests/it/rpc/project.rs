@@ -26,15 +26,15 @@ async fn projects_are_created_read_and_listed() {
         let answer = projects.create_project(create("system")).await;
         refused(answer, Code::InvalidArgument, "FIELD_INVALID", &["project_id"]);
 
-        let get = |name: &str| pb::GetProjectRequest { name: name.into() };
+        let get = |name: &str| pb::GetProjectRequest { name: name.into(), view: pb::ProjectView::Basic.into() };
         let found = projects.get_project(get("projects/mail")).await.unwrap().into_inner().project.unwrap();
         assert_eq!(found, created);
         refused(projects.get_project(get("projects/none")).await, Code::NotFound, "RESOURCE_NOT_FOUND", &[]);
 
-        let page = pb::ListProjectsRequest { page_size: 1, page_token: String::new() };
+        let page = pb::ListProjectsRequest { page_size: 1, ..Default::default() };
         let page = projects.list_projects(page).await.unwrap().into_inner();
         assert_eq!(page.projects[0].name, "projects/default");
-        let rest = pb::ListProjectsRequest { page_size: 0, page_token: page.next_page_token };
+        let rest = pb::ListProjectsRequest { page_token: page.next_page_token, ..Default::default() };
         let rest = projects.list_projects(rest).await.unwrap().into_inner();
         assert_eq!(rest.projects.iter().map(|project| &project.name).collect::<Vec<_>>(), ["projects/mail"]);
         assert!(rest.next_page_token.is_empty());

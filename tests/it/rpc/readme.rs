@@ -129,6 +129,11 @@ async fn the_examples_about_schedules_work() {
 }
 
 #[tokio::test]
+async fn the_examples_about_projects_work() {
+    work_through("docs/operate/projects.md").await;
+}
+
+#[tokio::test]
 async fn the_examples_about_retention_work() {
     work_through("docs/operate/retention.md").await;
 }

@@ -11,6 +11,7 @@ use tasktower::{
     },
     context::Caller,
     domain::{
+        authority::Share,
         event::Subject,
         filter::Filter,
         retry::{Action, Cause, Decision, Retry, RetrySettings, Rule},
@@ -101,15 +102,15 @@ impl World {
     }
 
     pub(super) async fn change(&self, id: TaskId, change: TaskChange) -> Result<Option<Task>, Error> {
-        self.app.change_task(&self.caller, &self.project, id, change, None).await
+        self.app.change_task(&self.caller, &self.project, id, &Share::All, change, None).await
     }
 
     pub(super) async fn get(&self, id: TaskId) -> Task {
-        self.app.get_task(&self.project, id, true).await.expect("the task exists")
+        self.app.get_task(&self.project, id, &Share::All, true).await.expect("the task exists")
     }
 
     async fn attempts(&self, id: TaskId) -> Vec<Attempt> {
-        self.app.list_attempts(&self.project, id, 0, 100).await.expect("attempts").attempts
+        self.app.list_attempts(&self.project, id, &Share::All, 0, 100).await.expect("attempts").attempts
     }
 
     async fn sweep(&self) {
@@ -134,7 +135,7 @@ impl World {
             assert_eq!(previous.map(|t| t.state), before.map(|t| t.state), "each row follows on the one before");
         }
         for (id, folded) in last {
-            let Ok(task) = self.app.get_task(&self.project, id, false).await else { continue };
+            let Ok(task) = self.app.get_task(&self.project, id, &Share::All, false).await else { continue };
             assert_eq!((task.state, task.version, task.epoch), (folded.state, folded.version, folded.epoch));
             assert_eq!(task.spec, folded.spec);
             assert_eq!(task.run_time, folded.run_time);
@@ -239,7 +240,7 @@ async fn a_failing_task_is_retried_and_then_dead() {
         assert_eq!(w.lease_one().await.epoch, 3, "the epoch never resets");
         assert_eq!(w.report(id, 3, Report::Complete { result: None }).await.unwrap(), TaskState::Succeeded);
         assert!(w.change(id, TaskChange::Delete { allow_missing: false }).await.unwrap().is_none());
-        assert!(matches!(w.app.get_task(&w.project, id, false).await, Err(Error::NotFound { .. })));
+        assert!(matches!(w.app.get_task(&w.project, id, &Share::All, false).await, Err(Error::NotFound { .. })));
         w.check_journal().await;
     })
     .await;
@@ -572,7 +573,7 @@ async fn leases_nobody_heard_of_are_given_back_uncounted() {
 }
 
 pub(super) fn everything() -> ListQuery {
-    ListQuery { filter: Filter::everything(), ascending: false, after: None, limit: 100, full: false }
+    ListQuery::newest(Filter::everything(), 100)
 }
 
 #[tokio::test]

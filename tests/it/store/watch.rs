@@ -12,6 +12,7 @@ use tasktower::{
     },
     context::Caller,
     domain::{
+        authority::Share,
         filter::Filter,
         retry::Retry,
         task::{DEFAULT_TIMEOUT, Spec},
@@ -26,7 +27,13 @@ use super::{open, project};
 use crate::support::backend::for_each_backend;
 
 fn watch(filter: &str) -> WatchRequest {
-    WatchRequest { filter: Filter::parse(filter).unwrap(), task: None, resume_token: None, initial_state: false }
+    WatchRequest {
+        filter: Filter::parse(filter).unwrap(),
+        share: Share::All,
+        task: None,
+        resume_token: None,
+        initial_state: false,
+    }
 }
 
 fn caller() -> Caller {
@@ -55,7 +62,7 @@ async fn submit(app: &App, queue: &str) -> TaskId {
 
 async fn cancel(app: &App, id: TaskId) {
     let change = TaskChange::Cancel { reason: String::new() };
-    app.change_task(&caller(), &project(), id, change, None).await.unwrap();
+    app.change_task(&caller(), &project(), id, &Share::All, change, None).await.unwrap();
 }
 
 #[tokio::test]

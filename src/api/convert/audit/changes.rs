@@ -7,7 +7,7 @@
 //!
 //! A row that somebody tampered with may hold anything. What cannot be read is not shown; VerifyAudit is who tells.
 
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
+use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::{Map, Value as Json, json};
 
 use super::{POOL, to_json, wire_value};
@@ -153,6 +153,7 @@ fn message_of(resource: &str) -> Option<MessageDescriptor> {
         ["projects", _] => "Project",
         ["projects", _, "retention"] => "Retention",
         ["projects", _, collection, ..] | [collection, _] => match collection {
+            "members" => "Member",
             "queues" => "Queue",
             "workers" => "Worker",
             "bulkJobs" => "BulkJob",
@@ -179,13 +180,28 @@ fn field_at(message: &MessageDescriptor, path: &str) -> Option<FieldDescriptor> 
     }
 }
 
+/// The value of an enum in full: the service leaves out what all of its names begin with.
+fn in_full(names: &EnumDescriptor, value: Json) -> Json {
+    let unspecified = names.default_value();
+    let prefix = unspecified.name().strip_suffix("UNSPECIFIED").unwrap_or_default();
+    let full = value.as_str().map(|short| format!("{prefix}{}", short.to_uppercase()));
+    match full.filter(|full| names.values().any(|value| value.name() == full)) {
+        Some(full) => Json::String(full),
+        None => value,
+    }
+}
+
 /// A value as the service keeps it, in the form of the wire: times and spans are numbers of microseconds there. What does not
 /// fit the field stays as it is, and what the proto says is not to be shown is left out.
 fn in_form(field: &FieldDescriptor, value: Json, depth: usize) -> Json {
     if is_redacted(field) {
         return Json::Null;
     }
-    let Kind::Message(message) = field.kind() else { return value };
+    let message = match field.kind() {
+        Kind::Message(message) => message,
+        Kind::Enum(names) => return in_full(&names, value),
+        _ => return value,
+    };
     match (message.full_name(), value) {
         (_, Json::Array(values)) => values.into_iter().map(|value| in_form(field, value, depth)).collect(),
         ("google.protobuf.Timestamp", Json::Number(number)) => {

@@ -5,6 +5,7 @@
 
 mod audit;
 mod dead_letter;
+mod project;
 mod retention;
 mod retry;
 mod schedule;
@@ -510,18 +511,13 @@ fn queue_and_project_cases() -> Vec<Case> {
             project(pb::Project { display_name: "n".repeat(64), description: "\0".into(), ..Default::default() }),
             &["project.display_name", "project.description"],
         ),
-        bad(PROJECTS, "GetProject", pb::GetProjectRequest { name: "default".into() }, &["name"]),
-        missing(PROJECTS, "GetProject", pb::GetProjectRequest { name: "projects/none".into() }),
-        bad(
-            PROJECTS,
-            "ListProjects",
-            pb::ListProjectsRequest { page_size: -1, page_token: String::new() },
-            &["page_size"],
-        ),
+        bad(PROJECTS, "GetProject", pb::GetProjectRequest { name: "default".into(), view: 0 }, &["name"]),
+        missing(PROJECTS, "GetProject", pb::GetProjectRequest { name: "projects/none".into(), view: 0 }),
+        bad(PROJECTS, "ListProjects", pb::ListProjectsRequest { page_size: -1, ..Default::default() }, &["page_size"]),
         case(
             PROJECTS,
             "ListProjects",
-            pb::ListProjectsRequest { page_size: 0, page_token: "x".into() },
+            pb::ListProjectsRequest { page_token: "x".into(), ..Default::default() },
             Code::InvalidArgument,
             "PAGE_TOKEN_INVALID",
             &["page_token"],
@@ -631,6 +627,7 @@ fn worker_cases() -> Vec<Case> {
 fn cases() -> Vec<Case> {
     let services = [
         queue_and_project_cases(),
+        project::cases(),
         retry::cases(),
         dead_letter::cases(),
         schedule::cases(),

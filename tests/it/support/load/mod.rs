@@ -16,7 +16,7 @@ use std::{
 };
 
 use tasktower::{
-    pb::{ErrorReason, GetProjectRequest, Queue, UpdateQueueRequest},
+    pb::{ErrorReason, GetProjectRequest, ProjectView, Queue, UpdateQueueRequest},
     worker::Tally,
 };
 use tokio::task::JoinSet;
@@ -227,7 +227,7 @@ pub async fn set_lease(clients: &Clients, queue: &str) {
 
 /// The last revision of the project.
 pub async fn revision(clients: &Clients) -> i64 {
-    let request = GetProjectRequest { name: PROJECT.to_owned() };
+    let request = GetProjectRequest { name: PROJECT.to_owned(), view: ProjectView::Basic.into() };
     let answer = clients.projects().get_project(request).await.expect("the project is there").into_inner();
     answer.project.expect("an answer holds the project").revision
 }

@@ -1,0 +1,152 @@
+//! Members: who has which role in a project, or in all of them.
+//!
+//! A change locks the members against each other, so that of two administrators who take each other's role at once one is
+//! refused. Its journal row holds the role before and after; it stands in the project's journal, or in that of the system.
+
+use serde_json::json;
+
+use super::{
+    App,
+    named_write::{Done, NamedWrite, Stop},
+};
+use crate::{
+    context::Caller,
+    domain::{
+        event::ResourceKind,
+        member::{Member, Scope},
+        role::Role,
+    },
+    error::{Error, Result},
+    ids::{ProjectId, SYSTEM_PROJECT},
+    store::{
+        Tx,
+        journal::{self, Entry},
+        members,
+    },
+};
+
+/// Memberships of one principal: all are read when it calls. Who works in more projects is a member of all.
+const MAX_MEMBERSHIPS: i64 = 1_000;
+
+impl App {
+    /// Members by principal, those after `after`; and the principal after which the next page goes on.
+    pub async fn list_members(
+        &self,
+        scope: &Scope,
+        after: Option<String>,
+        limit: i64,
+    ) -> Result<(Vec<Member>, Option<String>)> {
+        if let Scope::Project(project) = scope {
+            self.require_project(project).await?;
+        }
+        // One more than asked tells whether there is a next page.
+        let mut found = members::list(self.store(), scope, after.as_deref(), limit.saturating_add(1)).await?;
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|member| member.principal.clone());
+        Ok((found, next))
+    }
+
+    /// Gives a principal a role in place of the one it has there.
+    pub async fn set_member(&self, caller: &Caller, scope: Scope, principal: String, role: Role) -> Result<Member> {
+        let member = self.change_member(caller, scope, principal, Some(role)).await?;
+        member.ok_or_else(|| Error::internal(anyhow::anyhow!("a role was given to nobody")))
+    }
+
+    /// Takes a principal's role away.
+    pub async fn remove_member(&self, caller: &Caller, scope: Scope, principal: String) -> Result<()> {
+        self.change_member(caller, scope, principal, None).await.map(|_| ())
+    }
+
+    async fn change_member(
+        &self,
+        caller: &Caller,
+        scope: Scope,
+        principal: String,
+        role: Option<Role>,
+    ) -> Result<Option<Member>> {
+        if let Scope::Project(project) = &scope {
+            self.require_project(project).await?;
+        }
+        let partition = partition(&scope);
+        let write = ChangeMember { caller: caller.clone(), scope, principal: principal.clone(), role };
+        let member = self.write(write).await?;
+        self.forget_authority(&principal);
+        self.hub().journal_moved(&partition);
+        Ok(member)
+    }
+}
+
+struct ChangeMember {
+    caller: Caller,
+    scope: Scope,
+    principal: String,
+    /// None to take it away.
+    role: Option<Role>,
+}
+
+impl NamedWrite for ChangeMember {
+    const NAME: &'static str = "change-member";
+    /// The member; none when it is one no longer.
+    type Answer = Option<Member>;
+
+    async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
+        let Self { caller, scope, principal, role } = self;
+        members::lock(tx).await?;
+        let before = members::get_in(tx, scope, principal).await?;
+        if before.as_ref().map(|member| member.role) == *role {
+            return match before {
+                Some(_) => Ok(Done::Nothing(before)),
+                None => Err(Error::NotFound { kind: "member", name: self.name() }.into()),
+            };
+        }
+        self.require_another_admin(tx, before.as_ref()).await?;
+        if before.is_none() && members::count_of_principal(tx, principal).await? >= MAX_MEMBERSHIPS {
+            let what = "memberships of one principal";
+            return Err(Error::QuotaExceeded { project: scope.name(), what, limit: MAX_MEMBERSHIPS }.into());
+        }
+        let now = tx.now();
+        let after = role.map(|role| Member {
+            scope: scope.clone(),
+            principal: principal.clone(),
+            role,
+            create_time: before.as_ref().map_or(now, |before| before.create_time),
+        });
+        match &after {
+            Some(member) => members::set(tx, member).await?,
+            None => members::remove(tx, scope, principal).await?,
+        }
+        let kind = if after.is_some() { ResourceKind::MemberSet } else { ResourceKind::MemberRemoved };
+        let named = |member: &Option<Member>| member.as_ref().map(|member| member.role.name());
+        let diff = json!({ "role": [named(&before), named(&after)] }).to_string();
+        let entry = Entry::of_resource(kind, self.name(), now, Some(diff), caller);
+        journal::append(tx, &partition(scope), &[entry]).await?;
+        Ok(Done::Commit(after))
+    }
+}
+
+impl ChangeMember {
+    fn name(&self) -> String {
+        format!("{}/members/{}", self.scope.name(), self.principal)
+    }
+
+    /// Somebody must be left who can give roles.
+    async fn require_another_admin(&self, tx: &mut Tx, before: Option<&Member>) -> std::result::Result<(), Stop> {
+        let is_admin_everywhere =
+            self.scope == Scope::Everywhere && before.is_some_and(|member| member.role == Role::Admin);
+        if !is_admin_everywhere || members::has_other_admin(tx, &self.principal).await? {
+            return Ok(());
+        }
+        let hint = "make another principal an administrator of projects/* first";
+        Err(Error::StateConflict { name: self.name(), state: "the last administrator of all projects", hint }.into())
+    }
+}
+
+/// Where a change of members is kept.
+fn partition(scope: &Scope) -> ProjectId {
+    match scope {
+        Scope::Everywhere => ProjectId::new(SYSTEM_PROJECT),
+        Scope::Project(project) => project.clone(),
+    }
+}
