@@ -1,6 +1,9 @@
 //! Configuration of `tasktower serve`: flags win over the environment, the environment over the file. The command line
 //! brings the first two; this module reads the file and makes one checked value of all three.
 
+mod callers;
+mod tls;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +13,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
+pub use self::{
+    callers::{CallerSettings, IssuerFile},
+    tls::{TlsFiles, TlsSettings},
+};
+pub use crate::domain::token::Callers;
 use crate::{
     domain::{
         retention::{DAY, DailyTime, RetentionSettings},
@@ -44,6 +52,10 @@ pub struct ServerConfig {
     pub retention: RetentionSettings,
     /// The key that signs heads of the journal; none means the one in the database.
     pub audit_key_file: Option<PathBuf>,
+    /// Who may call.
+    pub callers: Callers,
+    /// The certificate to serve with; plaintext without one.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Settings from one source; what is none is left to the next.
@@ -72,6 +84,12 @@ pub struct Settings {
     pub retention_time_zone: Option<String>,
     /// A file with the Ed25519 private key, in PEM, that signs heads of the journal.
     pub audit_key_file: Option<PathBuf>,
+    /// Who may call.
+    #[serde(flatten)]
+    pub callers: CallerSettings,
+    /// How connections are secured.
+    #[serde(flatten)]
+    pub tls: TlsSettings,
 }
 
 impl Settings {
@@ -97,6 +115,8 @@ impl Settings {
             retention_time: self.retention_time.or(next.retention_time),
             retention_time_zone: self.retention_time_zone.or(next.retention_time_zone),
             audit_key_file: self.audit_key_file.or(next.audit_key_file),
+            callers: self.callers.or(next.callers),
+            tls: self.tls.or(next.tls),
         }
     }
 
@@ -111,19 +131,15 @@ impl Settings {
             Some(listen) => listen,
             None => DEFAULT_LISTEN.parse()?,
         };
-        if !listen.ip().is_loopback() {
-            bail!(
-                "listen = {listen}: this version has no authentication yet and listens on loopback addresses only; \
-                 use 127.0.0.1:{} behind a proxy that authenticates",
-                listen.port()
-            );
-        }
+        let callers = self.callers.callers()?;
+        let tls = self.tls.files(listen)?;
         let admin_listen = match self.admin_listen {
             Some(listen) => listen,
             None => DEFAULT_ADMIN_LISTEN.parse()?,
         };
         let retention = self.retention()?;
-        Ok(ServerConfig { listen, admin_listen, database, drain_delay, retention, audit_key_file: self.audit_key_file })
+        let audit_key_file = self.audit_key_file;
+        Ok(ServerConfig { listen, admin_listen, database, drain_delay, retention, audit_key_file, callers, tls })
     }
 
     /// What these settings say about retention.
@@ -200,12 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn a_public_address_is_refused_until_there_is_authentication() {
-        let settings = Settings {
-            listen: Some("0.0.0.0:50051".parse().unwrap()),
-            database_url: Some("sqlite://x.db".to_owned()),
-            ..Settings::default()
+    fn credentials_go_over_the_network_only_where_nobody_reads_them() {
+        let public = |more: &str| {
+            let text = format!("listen = '0.0.0.0:50051'\ndatabase_url = 'sqlite://x.db'\n{more}");
+            toml::from_str::<Settings>(&text).unwrap().into_server()
         };
-        assert!(settings.into_server().unwrap_err().to_string().contains("loopback"));
+        assert!(public("").unwrap_err().to_string().contains("insecure_plaintext"));
+        assert!(public("insecure_plaintext = true").unwrap().tls.is_none());
+        assert!(public("tls_certificate_file = 'a'\ntls_key_file = 'b'").unwrap().tls.is_some());
+        assert!(public("tls_certificate_file = 'a'").unwrap_err().to_string().contains("tls_key_file"));
     }
 }

@@ -137,6 +137,12 @@ pub enum Error {
         /// How often it may be.
         limit: i32,
     },
+    /// Who calls is not known.
+    #[error("{}", refusal_text(*.0))]
+    Unauthenticated(Refusal),
+    /// Too many credentials from one address were not taken.
+    #[error("too many credentials from this address were not taken; repeat in {}s", .0.as_secs().max(1))]
+    TooManyAttempts(Duration),
     /// Too many streams are open.
     #[error("{limit} streams are open, which is the limit; close some")]
     TooManyStreams {
@@ -218,4 +224,27 @@ impl fmt::Display for Violation {
 
 fn violations_text(violations: &[Violation]) -> String {
     violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Always the same words, whatever part of a credential was good.
+fn refusal_text(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Missing => "no credential; send an API key as x-api-key, or a token as authorization: Bearer",
+        Refusal::Invalid => "the credential is not valid",
+        Refusal::Expired => "the time of the credential is over; get a new one",
+        Refusal::Revoked => "the credential was revoked; get another one",
+    }
+}
+
+/// What a caller is told of a credential that is not taken: nothing about which part of it matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is none.
+    Missing,
+    /// It is not one of ours.
+    Invalid,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
 }

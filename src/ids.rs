@@ -124,6 +124,11 @@ pub fn retry_policy_name(project: &ProjectId, policy: &str) -> String {
     format!("projects/{project}/retryPolicies/{policy}")
 }
 
+/// The resource name of an API key.
+pub fn api_key_name(key: &str) -> String {
+    format!("apiKeys/{key}")
+}
+
 /// The resource name of a schedule.
 pub fn schedule_name(project: &ProjectId, schedule: &str) -> String {
     format!("projects/{project}/schedules/{schedule}")

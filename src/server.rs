@@ -7,10 +7,13 @@
 
 mod bucket;
 mod descriptors;
+pub mod first_key;
 mod frames;
 mod gathering;
 mod health;
 mod incoming;
+mod tls;
+mod transport;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,13 +22,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use self::incoming::Incoming;
+use self::{incoming::Incoming, tls::Certificate};
 use crate::{
     api,
-    api::layers::held::Ledger,
+    api::layers::{Layers, authentication::Authentication, held::Ledger},
     app::{App, audit_head::AuditKey},
     background::Driver,
-    config::ServerConfig,
+    config::{Callers, ServerConfig},
     shutdown,
     store::Store,
 };
@@ -67,11 +70,20 @@ pub struct Addresses {
 pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOnce(Addresses)) -> anyhow::Result<()> {
     let store = Store::open(&config.database).await.with_context(|| format!("open {}", config.database))?;
     let draining = CancellationToken::new();
-    let app = App::with_retention(store, draining.clone(), config.retention.clone());
+    let app = App::with_callers(store, draining.clone(), config.retention.clone(), config.callers.clone())?;
     if let Some(file) = &config.audit_key_file {
         let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         app.sign_heads_with(AuditKey::from_pem(&text).with_context(|| format!("in {}", file.display()))?);
     }
+    let tls = config.tls.clone().map(Certificate::load).transpose()?;
+    let authentication = match &config.callers {
+        Callers::Anyone => Authentication::open(),
+        Callers::Known { .. } => {
+            require_credentials(&app, &config).await?;
+            Authentication::By(app.clone())
+        }
+    };
+    let layers = Layers::load(authentication, app.notes().clone())?;
     let loops = Driver::new(app.clone(), draining.clone()).with_all();
     let health = health::start(&app, stop.clone()).await;
 
@@ -81,7 +93,6 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
     let addresses = Addresses { grpc: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let services = api::Services::new(app.clone(), health.service.clone())?;
 
-    let layers = api::layers::Layers::load(app.notes().clone())?;
     let age = CONNECTION_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let grpc = bounded(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(Some(STREAM_WINDOW))
@@ -91,14 +102,17 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         .layer(layers)
         .serve_with_incoming_shutdown(
             services,
-            Incoming::new(listener, connections, Ledger::default()),
+            Incoming::new(listener, connections, Ledger::default(), tls.clone()),
             draining.clone().cancelled_owned(),
         );
     // A ledger of its own: who crowds one port takes no place on the other.
-    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, Ledger::default());
+    let probes = Incoming::new(admin_listener, ADMIN_CONNECTIONS, Ledger::default(), None);
     let admin = bounded(ADMIN_STREAMS)
         .add_service(health.service.clone())
         .serve_with_incoming_shutdown(probes, draining.clone().cancelled_owned());
+    if let Some(certificate) = tls {
+        shutdown::spawn("certificate", certificate.keep_fresh(draining.clone()));
+    }
     let serving = shutdown::spawn("serve", async move { tokio::try_join!(grpc, admin) });
 
     health.watch_database().await;
@@ -124,6 +138,22 @@ pub async fn run(config: ServerConfig, stop: CancellationToken, ready: impl FnOn
         Ok(Err(_)) | Err(_) => tracing::warn!("stopped with connections still open: their time is over"),
     }
     Ok(())
+}
+
+/// Reads the keys of the database and those of issuers, and refuses to serve when nobody could call.
+async fn require_credentials(app: &App, config: &ServerConfig) -> anyhow::Result<()> {
+    app.refresh_keys().await.context("read the API keys")?;
+    app.refresh_issuers().await;
+    if app.has_credentials() {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "no credentials are configured, so nobody could call this server. Make a first key with\n\n    \
+         tasktower key create service:admin --role admin --database-url {}\n\n\
+         or set TASKTOWER_JWT_SECRET, or an issuer of tokens in the configuration file. \
+         `tasktower dev` needs none of them",
+        config.database
+    )
 }
 
 /// A server within the bounds that hold on every port.

@@ -240,6 +240,10 @@ def schedules(store):
     return prepare
 
 
+def authentication(sides, stack):
+    return {OURS: sides.authentication}
+
+
 def retry_decision(sides, stack):
     return {OURS: sides.retry_decision}
 
@@ -416,6 +420,13 @@ ROWS = [
             most_rounds=4,
         )
         for store, name in (("postgres", "PostgreSQL"), ("sqlite", "SQLite"))
+    ),
+    Row(
+        "authentication",
+        "who calls, and what it may do: added to a call by a key, and by a token that was seen before",
+        [Value("key_p50_us", "key p50 µs", False, 2), Value("token_p50_us", "token p50 µs", False, 2)],
+        [Ask("key_p50_us", None, 15, None), Ask("token_p50_us", None, 15, None)],
+        authentication,
     ),
     Row(
         "retry-decision",

@@ -113,6 +113,9 @@ class Sides:
     def serve(self, url):
         """A server on a database that is migrated first if it is new."""
         run([TASKTOWER, "migrate", "up", "--database-url", url])
+        # Whoever calls has to be known: the clients that are started from here take the key from their environment.
+        create = [TASKTOWER, "key", "create", "service:bench", "--role", "admin", "-o", "name", "--database-url", url]
+        os.environ["TASKTOWER_API_KEY"] = run(create).strip()
         command = [TASKTOWER, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         command += ["--drain-delay-seconds", "0", "--database-url", url]
         return Server("tasktower", command, self.work / "tasktower.log", r"listening grpc=(\S+)")
@@ -172,6 +175,12 @@ class Sides:
         """No server: the pure decision, in a program of its own."""
         meter = self.meter(on_postgres=False)
         told = json.loads(run(["cargo", "bench", "--quiet", "--bench", "retry_decision"]).strip().splitlines()[-1])
+        return meter.figures(told, 0)
+
+    def authentication(self):
+        """No server: what it adds to a call to know who calls, in a program of its own."""
+        meter = self.meter(on_postgres=False)
+        told = json.loads(run(["cargo", "bench", "--quiet", "--bench", "authentication"]).strip().splitlines()[-1])
         return meter.figures(told, 0)
 
     # --- the bare echo ----------------------------------------------------------------------------------------------

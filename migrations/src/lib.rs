@@ -17,6 +17,7 @@ mod m20261125_000005_retry_policies;
 mod m20261125_000006_dead_letters;
 mod m20261125_000007_schedules;
 mod m20261125_000008_retention;
+mod m20261125_000009_api_keys;
 mod m20261125_000010_members;
 mod m20261125_000013_audit;
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000006_dead_letters::Migration),
             Box::new(m20261125_000007_schedules::Migration),
             Box::new(m20261125_000008_retention::Migration),
+            Box::new(m20261125_000009_api_keys::Migration),
             Box::new(m20261125_000010_members::Migration),
             Box::new(m20261125_000013_audit::Migration),
         ]

@@ -11,6 +11,7 @@ pub mod layers;
 pub mod page_token;
 pub mod status;
 
+mod api_key;
 mod audit;
 mod bulk_job;
 mod call;
@@ -38,13 +39,14 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Our services, as health and reflection name them.
-pub const SERVICES: [&str; 9] = [
+pub const SERVICES: [&str; 10] = [
     "tasktower.v1.TaskService",
     "tasktower.v1.QueueService",
     "tasktower.v1.RetryService",
     "tasktower.v1.WorkerService",
     "tasktower.v1.ProjectService",
     "tasktower.v1.DeadLetterService",
+    "tasktower.v1.ApiKeyService",
     "tasktower.v1.ScheduleService",
     "tasktower.v1.RetentionService",
     "tasktower.v1.AuditService",

@@ -16,11 +16,11 @@ use super::{Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PageTokens, Streams};
 use crate::{
     app::App,
     pb::{
-        self, audit_service_server::AuditServiceServer, dead_letter_service_server::DeadLetterServiceServer,
-        project_service_server::ProjectServiceServer, queue_service_server::QueueServiceServer,
-        retention_service_server::RetentionServiceServer, retry_service_server::RetryServiceServer,
-        schedule_service_server::ScheduleServiceServer, task_service_server::TaskServiceServer,
-        worker_service_server::WorkerServiceServer,
+        self, api_key_service_server::ApiKeyServiceServer, audit_service_server::AuditServiceServer,
+        dead_letter_service_server::DeadLetterServiceServer, project_service_server::ProjectServiceServer,
+        queue_service_server::QueueServiceServer, retention_service_server::RetentionServiceServer,
+        retry_service_server::RetryServiceServer, schedule_service_server::ScheduleServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
 
@@ -36,6 +36,7 @@ pub struct Services {
     schedules: ScheduleServiceServer<Api>,
     retention: RetentionServiceServer<Api>,
     audit: AuditServiceServer<Api>,
+    api_keys: ApiKeyServiceServer<Api>,
     others: Routes,
 }
 
@@ -70,6 +71,7 @@ impl Services {
             schedules: limited!(ScheduleServiceServer),
             retention: limited!(RetentionServiceServer),
             audit: limited!(AuditServiceServer),
+            api_keys: limited!(ApiKeyServiceServer),
             others: others.routes(),
         })
     }
@@ -101,6 +103,7 @@ impl Service<Request<Body>> for Services {
             ScheduleServiceServer::<Api>::NAME => self.schedules.call(request),
             RetentionServiceServer::<Api>::NAME => self.retention.call(request),
             AuditServiceServer::<Api>::NAME => self.audit.call(request),
+            ApiKeyServiceServer::<Api>::NAME => self.api_keys.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

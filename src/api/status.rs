@@ -10,7 +10,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    error::{Error, Violation},
+    error::{Error, Refusal, Violation},
     pb::ErrorReason,
 };
 
@@ -214,6 +214,20 @@ fn answer(error: &Error) -> Answer {
             metadata.extend([("name", name.clone()), ("count", count.to_string()), ("limit", limit.to_string())]);
             (Code::FailedPrecondition, ErrorReason::ReplayLimitReached)
         }
+        Error::Unauthenticated(refusal) => {
+            let reason = match refusal {
+                Refusal::Missing => ErrorReason::CredentialsMissing,
+                Refusal::Invalid => ErrorReason::TokenInvalid,
+                Refusal::Expired => ErrorReason::TokenExpired,
+                Refusal::Revoked => ErrorReason::KeyRevoked,
+            };
+            (Code::Unauthenticated, reason)
+        }
+        Error::TooManyAttempts(wait) => {
+            metadata.push(("seconds", wait.as_secs().max(1).to_string()));
+            details.set_retry_info(Some(*wait));
+            (Code::ResourceExhausted, ErrorReason::RateLimited)
+        }
         Error::TooManyStreams { limit } => {
             metadata.push(("limit", limit.to_string()));
             details.set_retry_info(Some(LATER));
@@ -310,6 +324,11 @@ mod tests {
             Error::StateConflict { name: text(), state: "FAILED", hint: "no" },
             Error::InUse { name: text(), by: text() },
             Error::QuotaExceeded { project: text(), what: "retry policies", limit: 1 },
+            Error::Unauthenticated(Refusal::Missing),
+            Error::Unauthenticated(Refusal::Invalid),
+            Error::Unauthenticated(Refusal::Expired),
+            Error::Unauthenticated(Refusal::Revoked),
+            Error::TooManyAttempts(Duration::from_secs(3)),
             Error::TooManyStreams { limit: 1 },
             Error::ReplayLimit { name: text(), count: 10, limit: 10 },
             Error::Overloaded,
@@ -356,9 +375,11 @@ mod tests {
             Error::QuotaExceeded { .. } => 25,
             Error::PermissionDenied { .. } => 26,
             Error::ProjectDeleted { .. } => 27,
+            Error::Unauthenticated(_) => 28,
+            Error::TooManyAttempts(_) => 29,
         }
     }
-    const VARIANTS: usize = 28;
+    const VARIANTS: usize = 30;
 
     /// The code that the comment of each reason begins with, from the descriptors.
     fn documented_codes() -> HashMap<String, String> {

@@ -69,6 +69,9 @@ impl App {
                 }
             }
         }
+        if self.authentication().is_admin(principal) {
+            memberships.everywhere = PermissionSet::ALL;
+        }
         let authority = narrowed(&memberships, limit);
         self.authorities().keep(principal, memberships, asked, changes);
         Ok(authority)

@@ -2,10 +2,12 @@
 //! for hot commands, a named write for rare ones) and tells the readers of the journal afterwards.
 
 pub mod activity;
+pub mod api_key;
 pub mod audit;
 pub mod audit_head;
 pub mod audit_note;
 pub mod audit_verify;
+pub mod authentication;
 mod authority;
 pub mod bulk_job;
 mod bulk_retry;
@@ -52,6 +54,7 @@ use self::{
     audit_head::{AuditKey, NewHeads},
     audit_note::Notes,
     audit_verify::Turn,
+    authentication::{Authentication, keyring::Keyring},
     authority::Authorities,
     committer::Committer,
     lookup::Lookups,
@@ -60,7 +63,7 @@ use self::{
     worker::Presence,
 };
 use crate::{
-    domain::retention::RetentionSettings,
+    domain::{retention::RetentionSettings, token::Callers},
     error::{Error, Result},
     faults::Mutant,
     live::{hub::Hub, sessions::Sessions, wakeups::Wakeups},
@@ -88,6 +91,8 @@ struct Inner {
     sessions: Arc<Sessions>,
     activity: Activity,
     presence: Presence,
+    authentication: Authentication,
+    keyring: Keyring,
     authorities: Authorities,
     alarm: Alarm,
     retention: RetentionSettings,
@@ -111,6 +116,29 @@ impl App {
 
     /// The same with what was set about retention.
     pub fn with_retention(store: Store, draining: CancellationToken, retention: RetentionSettings) -> Self {
+        Self::start(store, draining, retention, Authentication::default())
+    }
+
+    /// The same with what callers are known by besides API keys. Fails when that cannot be read.
+    pub fn with_callers(
+        store: Store,
+        draining: CancellationToken,
+        retention: RetentionSettings,
+        callers: Callers,
+    ) -> anyhow::Result<Self> {
+        let authentication = match callers {
+            Callers::Anyone => Authentication::default(),
+            Callers::Known { issuers, admins } => Authentication::load(issuers, admins)?,
+        };
+        Ok(Self::start(store, draining, retention, authentication))
+    }
+
+    fn start(
+        store: Store,
+        draining: CancellationToken,
+        retention: RetentionSettings,
+        authentication: Authentication,
+    ) -> Self {
         let hub = Arc::new(Hub::default());
         let wakeups = Arc::new(Wakeups::default());
         let sessions = Arc::new(Sessions::default());
@@ -125,6 +153,8 @@ impl App {
             sessions,
             activity: Activity::default(),
             presence: Presence::default(),
+            authentication,
+            keyring: Keyring::default(),
             authorities: Authorities::default(),
             alarm: Alarm::default(),
             retention,
@@ -172,6 +202,14 @@ impl App {
     pub async fn settled(&self) {
         self.0.closing.close();
         self.0.closing.wait().await;
+    }
+
+    fn authentication(&self) -> &Authentication {
+        &self.0.authentication
+    }
+
+    fn keyring(&self) -> &Keyring {
+        &self.0.keyring
     }
 
     fn committer(&self) -> &Committer {

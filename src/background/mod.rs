@@ -9,6 +9,8 @@ mod bulk_retrier;
 mod bulk_runner;
 mod feed_tailer;
 mod housekeeping;
+mod issuer_refresher;
+mod key_refresher;
 mod lease_sweep;
 mod leaser_waker;
 mod project_cleaner;
@@ -67,6 +69,9 @@ impl Driver {
             .with(bulk_runner::BulkRunner)
             .with(bulk_retrier::BulkRetrier)
             .with(housekeeping::Housekeeping)
+            .with(key_refresher::KeyRefresher)
+            .with(key_refresher::KeyUseWriter)
+            .with(issuer_refresher::IssuerRefresher)
             .with(project_cleaner::ProjectCleaner)
             .with(scheduler::Scheduler::default())
             .with(retention::RetentionClock)

@@ -3,23 +3,23 @@
 //! Cast: `Api` owns one lazy HTTP/2 channel and hands out the generated clients; `Credentials` adds the key or token to
 //! every call. Nothing connects before the first call, so a server that is down shows as UNAVAILABLE of that call.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 use super::failure::Usage;
 use crate::pb::{
-    audit_service_client::AuditServiceClient, dead_letter_service_client::DeadLetterServiceClient,
-    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    retention_service_client::RetentionServiceClient, retry_service_client::RetryServiceClient,
-    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    api_key_service_client::ApiKeyServiceClient, audit_service_client::AuditServiceClient,
+    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
+    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
+    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// Where `tasktower dev` listens.
@@ -98,10 +98,20 @@ pub struct Api {
 }
 
 impl Api {
-    /// Prepares the way to `address`; `deadline` bounds each ordinary call. Must be called inside a runtime.
-    pub fn new(address: &str, credentials: Credentials, deadline: Duration) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(with_scheme(address)?)
-            .map_err(|_| Usage::new(format!("`{address}` is not an address; write host:port or http://host:port")))?
+    /// Prepares the way to `address`; `deadline` bounds each ordinary call. A server with `https://` is trusted if its
+    /// certificate is signed by one this machine trusts, or by one in the file. Must be called inside a runtime.
+    pub fn new(
+        address: &str,
+        credentials: Credentials,
+        deadline: Duration,
+        authorities: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let mut endpoint = Endpoint::from_shared(with_scheme(address)?)
+            .map_err(|_| {
+                Usage::new(format!(
+                    "`{address}` is not an address; write host:port, http://host:port or https://host:port"
+                ))
+            })?
             .user_agent(concat!("tasktower-cli/", env!("CARGO_PKG_VERSION")))
             .context("the user agent is not valid")?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -110,6 +120,14 @@ impl Api {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        if endpoint.uri().scheme_str() == Some("https") {
+            let mut tls = ClientTlsConfig::new().with_native_roots();
+            if let Some(file) = authorities {
+                let pem = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+                tls = tls.ca_certificate(Certificate::from_pem(pem));
+            }
+            endpoint = endpoint.tls_config(tls).context("TLS")?;
+        }
         let transport = InterceptedService::new(endpoint.connect_lazy(), credentials.clone());
         Ok(Self { endpoint, credentials, transport, deadline })
     }
@@ -127,7 +145,7 @@ impl Api {
 
     /// The address of the server with its scheme.
     pub fn address(&self) -> String {
-        format!("http://{}", self.authority())
+        format!("{}://{}", self.endpoint.uri().scheme_str().unwrap_or("http"), self.authority())
     }
 
     /// What calls authenticate with.
@@ -182,6 +200,11 @@ impl Api {
         RetentionServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// API keys.
+    pub fn api_keys(&self) -> ApiKeyServiceClient<Transport> {
+        ApiKeyServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// The audit.
     pub fn audit(&self) -> AuditServiceClient<Transport> {
         AuditServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -197,14 +220,15 @@ impl Api {
 fn with_scheme(address: &str) -> anyhow::Result<String> {
     let address = address.trim();
     match address.split_once("://") {
-        None if address.is_empty() => bail!(Usage::new("the address is empty; write host:port or http://host:port")),
+        None if address.is_empty() => {
+            bail!(Usage::new("the address is empty; write host:port, http://host:port or https://host:port"))
+        }
         None => Ok(format!("http://{address}")),
-        Some(("http", _)) => Ok(address.to_owned()),
-        Some(("https", _)) => bail!(Usage::new(
-            "this binary speaks plaintext only; let a proxy on this machine add TLS and give its http:// address"
-        )),
+        Some(("http" | "https", _)) => Ok(address.to_owned()),
         Some((scheme, _)) => {
-            bail!(Usage::new(format!("`{scheme}` is not a scheme of tasktower; write http://host:port")))
+            bail!(Usage::new(format!(
+                "`{scheme}` is not a scheme of tasktower; write http://host:port or https://host:port"
+            )))
         }
     }
 }
@@ -217,7 +241,8 @@ mod tests {
     fn addresses_need_no_scheme() {
         assert_eq!(with_scheme("localhost:50051").unwrap(), "http://localhost:50051");
         assert_eq!(with_scheme("http://10.0.0.1:1").unwrap(), "http://10.0.0.1:1");
-        for address in ["", "https://x:1", "unix:///tmp/x"] {
+        assert_eq!(with_scheme("https://x:1").unwrap(), "https://x:1");
+        for address in ["", "unix:///tmp/x"] {
             assert!(with_scheme(address).is_err(), "{address}");
         }
     }
@@ -232,8 +257,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_api_refuses_nonsense() {
-        assert!(Api::new("not an address", Credentials::default(), Duration::from_secs(1)).is_err());
-        let api = Api::new("localhost:50051", Credentials::default(), Duration::from_secs(1)).unwrap();
+        assert!(Api::new("not an address", Credentials::default(), Duration::from_secs(1), None).is_err());
+        let api = Api::new("localhost:50051", Credentials::default(), Duration::from_secs(1), None).unwrap();
         assert_eq!(api.address(), "http://localhost:50051");
     }
 }

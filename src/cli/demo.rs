@@ -48,7 +48,7 @@ const REPORT: &str = "report.build";
 /// Runs the demo load against a server and prints what happens, until `stop` is cancelled.
 pub async fn run(endpoint: &str, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let context = Arc::new(Context {
-        api: Api::new(endpoint, Credentials::default(), CALL_DEADLINE)?,
+        api: Api::new(endpoint, Credentials::default(), CALL_DEADLINE, None)?,
         project: "projects/default".to_owned(),
         output: Output::new(None, ColorChoice::Auto),
         talk: Painter::for_stream(ColorChoice::Auto, std::io::IsTerminal::is_terminal(&std::io::stderr())),

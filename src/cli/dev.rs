@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::{demo, serve::RetentionArgs, signals};
 use crate::{
-    config::ServerConfig,
+    config::{Callers, ServerConfig},
     server::{self, Addresses},
     store::{DatabaseUrl, migrate},
     telemetry,
@@ -60,6 +60,8 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         drain_delay: Duration::ZERO,
         retention: args.retention.clone().into_settings().retention()?,
         audit_key_file: None,
+        callers: Callers::Anyone,
+        tls: None,
     };
     let stop = signals::stop();
     let (tell, told) = tokio::sync::oneshot::channel();

@@ -13,6 +13,7 @@ pub mod dev;
 mod exec;
 mod failure;
 mod help;
+mod key;
 pub mod migrate;
 mod names;
 mod output;
@@ -29,7 +30,7 @@ mod time;
 mod views;
 mod worker;
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -52,7 +53,7 @@ pub struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Globals {
-    /// The server: host:port or http://host:port
+    /// The server: host:port, http://host:port or https://host:port
     #[arg(long, global = true, env = "TASKTOWER_ADDRESS", default_value = DEFAULT_ENDPOINT, value_name = "ADDRESS")]
     endpoint: String,
     /// The project
@@ -64,6 +65,9 @@ pub struct Globals {
     /// A token (JWT); prefer the environment
     #[arg(long, global = true, env = "TASKTOWER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// A file of certificates (PEM) whose servers are trusted with https://, besides those this machine trusts
+    #[arg(long, global = true, env = "TASKTOWER_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// The longest one call may take
     #[arg(long, global = true, default_value = "10s", value_parser = time::parse_duration, value_name = "DURATION")]
     rpc_timeout: Duration,
@@ -111,6 +115,9 @@ enum Command {
     /// Projects
     #[command(subcommand)]
     Project(project::ProjectCommand),
+    /// API keys: how programs say who they are
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// How long final tasks are kept; delete what is too old
     #[command(subcommand)]
     Retention(retention::RetentionCommand),
@@ -145,7 +152,7 @@ impl Context {
     fn new(globals: &Globals) -> anyhow::Result<Self> {
         let credentials = Credentials::new(globals.api_key.as_deref(), globals.token.as_deref())?;
         Ok(Self {
-            api: Api::new(&globals.endpoint, credentials, globals.rpc_timeout)?,
+            api: Api::new(&globals.endpoint, credentials, globals.rpc_timeout, globals.ca_file.as_deref())?,
             project: names::project(&globals.project)?,
             output: Output::new(globals.output, globals.color),
             talk: Painter::for_stream(globals.color, std::io::stderr().is_terminal()),
@@ -186,6 +193,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(&context()?, command).await,
         Command::Worker(args) => worker::run(&context()?, args).await,
         Command::Project(command) => project::run(&context()?, command).await,
+        Command::Key(command) => Box::pin(key::run(&context()?, command)).await,
         Command::Retention(command) => retention::run(&context()?, command).await,
         Command::Audit(command) => audit::run(&context()?, command).await,
         Command::BulkJob(command) => bulk_job::run(&context()?, command).await,
@@ -236,6 +244,10 @@ mod tests {
             "tasktower schedule create nightly --cron @daily --type report --overlap skip --label a=b",
             "tasktower schedule preview --cron @daily --time-zone Europe/Berlin",
             "tasktower schedule backfill nightly --start 2026-01-01T00:00:00Z --rate 10/s --dry-run",
+            "tasktower key create service:shop --role submitter --in shop --scope tasks-submit --expires-in 90d",
+            "tasktower key create service:admin --role admin --database-url sqlite://x.db",
+            "tasktower key rotate abcDEF12 --overlap 1h",
+            "tasktower key revoke apiKeys/abcDEF12",
             "tasktower migrate up",
             "tasktower bench lifecycle --tasks 10 --workers 2 --batch 5 --endpoint localhost:1 --json",
         ] {
@@ -256,6 +268,8 @@ mod tests {
             "tasktower dlq bulk-retry abcd --filter *",
             "tasktower dlq mark-processed abcd",
             "tasktower list -o xml",
+            "tasktower key create",
+            "tasktower key create service:shop --in shop",
             "tasktower schedule create nightly --type report",
             "tasktower schedule preview",
         ] {

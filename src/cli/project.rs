@@ -143,7 +143,7 @@ pub struct RemoveArgs {
 
 /// The roles.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum RoleName {
+pub(super) enum RoleName {
     /// Sees all
     Viewer,
     /// Submits tasks, sees and cancels its own
@@ -157,7 +157,18 @@ enum RoleName {
 }
 
 impl RoleName {
-    fn role(self) -> Role {
+    /// As people write it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Submitter => "submitter",
+            Self::Worker => "worker",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+
+    pub(super) fn role(self) -> Role {
         match self {
             Self::Viewer => Role::Viewer,
             Self::Submitter => Role::Submitter,

@@ -5,12 +5,16 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::Args;
 
 use super::signals;
-use crate::{config::Settings, server, telemetry};
+use crate::{
+    config::{CallerSettings, Settings, TlsSettings},
+    server, telemetry,
+};
 
 /// Flags win over the environment, the environment over the file.
 #[derive(Args, Debug)]
 #[command(before_help = "\
 Examples:
+  tasktower key create service:admin --role admin --database-url postgres://…   the first key
   tasktower serve --config tasktower.toml
   TASKTOWER_DATABASE_URL=postgres://… tasktower serve --listen 127.0.0.1:50051")]
 pub struct ServeArgs {
@@ -37,6 +41,64 @@ pub struct ServeArgs {
     /// A file with the Ed25519 private key (PEM) that signs heads of the audit [default: a key in the database]
     #[arg(long, env = "TASKTOWER_AUDIT_KEY_FILE", value_name = "FILE")]
     pub audit_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub callers: CallerArgs,
+}
+
+/// Who may call, and how connections are secured.
+#[derive(Args)]
+pub struct CallerArgs {
+    /// Secrets of tokens signed with HS256, 32 bytes or more, newest first; JWT_SECRET_KEY is read too
+    #[arg(long, env = "TASKTOWER_JWT_SECRET", hide_env_values = true, value_name = "SECRETS")]
+    pub jwt_secret: Option<String>,
+    /// A file that holds them
+    #[arg(long, env = "TASKTOWER_JWT_SECRET_FILE", value_name = "FILE")]
+    pub jwt_secret_file: Option<PathBuf>,
+    /// What tokens signed with the secret must say in `iss`
+    #[arg(long, env = "TASKTOWER_JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// What tokens signed with the secret must say in `aud`
+    #[arg(long, env = "TASKTOWER_JWT_AUDIENCE", value_name = "TEXT")]
+    pub jwt_audience: Option<String>,
+    /// Principals that are administrators of all projects, whatever memberships say
+    #[arg(long, env = "TASKTOWER_ADMINS", value_delimiter = ',', value_name = "PRINCIPAL,…")]
+    pub admins: Option<Vec<String>>,
+    /// The certificate to serve with (PEM); read again when it changes
+    #[arg(long, env = "TASKTOWER_TLS_CERTIFICATE_FILE", value_name = "FILE")]
+    pub tls_certificate_file: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, env = "TASKTOWER_TLS_KEY_FILE", value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Serve without TLS on an address that is not of this machine alone: something in front of it adds TLS
+    #[arg(long, env = "TASKTOWER_INSECURE_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    pub insecure_plaintext: Option<bool>,
+}
+
+impl std::fmt::Debug for CallerArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallerArgs").field("admins", &self.admins).finish_non_exhaustive()
+    }
+}
+
+impl CallerArgs {
+    fn into_settings(self) -> (CallerSettings, TlsSettings) {
+        let other = std::env::var("JWT_SECRET_KEY").ok().filter(|_| self.jwt_secret_file.is_none());
+        let callers = CallerSettings {
+            // The name other programs use is accepted too.
+            jwt_secret: self.jwt_secret.or(other),
+            jwt_secret_file: self.jwt_secret_file,
+            jwt_issuer: self.jwt_issuer,
+            jwt_audience: self.jwt_audience,
+            issuers: None,
+            admins: self.admins,
+        };
+        let tls = TlsSettings {
+            tls_certificate_file: self.tls_certificate_file,
+            tls_key_file: self.tls_key_file,
+            insecure_plaintext: self.insecure_plaintext,
+        };
+        (callers, tls)
+    }
 }
 
 /// How long history is kept, for those who serve it.
@@ -80,6 +142,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         Some(path) => Settings::from_file(path)?,
         None => Settings::default(),
     };
+    let (callers, tls) = args.callers.into_settings();
     let flags = Settings {
         listen: args.listen,
         admin_listen: args.admin_listen,
@@ -90,6 +153,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         database_url_file: args.database_url_file,
         drain_delay_seconds: args.drain_delay_seconds,
         audit_key_file: args.audit_key_file,
+        callers,
+        tls,
         ..args.retention.into_settings()
     };
     let config = flags.or(file).into_server()?;

@@ -1,10 +1,10 @@
 //! Opening the connection, and the stubs that use it.
 
-use std::{env, sync::Arc, time::Duration};
+use std::{env, path::PathBuf, sync::Arc, time::Duration};
 
 use tonic::{
     service::interceptor::InterceptedService,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 use super::{CallMetadata, Error};
@@ -23,6 +23,7 @@ const DEFAULT_PROJECT: &str = "default";
 const ADDRESS_VARIABLE: &str = "TASKTOWER_ADDRESS";
 const TOKEN_VARIABLE: &str = "TASKTOWER_TOKEN";
 const API_KEY_VARIABLE: &str = "TASKTOWER_API_KEY";
+const AUTHORITIES_VARIABLE: &str = "TASKTOWER_CA_FILE";
 
 /// How long a TCP connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,6 +145,7 @@ pub struct ClientBuilder {
     project: String,
     token: Option<String>,
     api_key: Option<String>,
+    ca_file: Option<PathBuf>,
     connect_timeout: Duration,
     deadline: Duration,
 }
@@ -155,6 +157,7 @@ impl Default for ClientBuilder {
             project: DEFAULT_PROJECT.to_owned(),
             token: None,
             api_key: None,
+            ca_file: None,
             connect_timeout: CONNECT_TIMEOUT,
             deadline: CALL_DEADLINE,
         }
@@ -162,7 +165,7 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Where the server is: `http://host:port`, or `host:port`.
+    /// Where the server is: `https://host:port`, `http://host:port`, or `host:port`.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = Some(endpoint.into());
         self
@@ -183,6 +186,13 @@ impl ClientBuilder {
     /// An API key to send as `x-api-key`. Then the environment is not asked.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into());
+        self
+    }
+
+    /// A file of certificates (PEM) whose servers are trusted with `https://`, besides those this machine trusts. Unless
+    /// given, it is `TASKTOWER_CA_FILE`.
+    pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(file.into());
         self
     }
 
@@ -223,7 +233,7 @@ impl ClientBuilder {
         let address =
             self.endpoint.clone().or_else(|| variable(ADDRESS_VARIABLE)).unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let url = endpoint_url(&address)?;
-        let endpoint = Endpoint::from_shared(url)
+        let mut endpoint = Endpoint::from_shared(url)
             .map_err(|error| Error::Config(format!("`{address}` is not an endpoint: {error}")))?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
@@ -232,7 +242,22 @@ impl ClientBuilder {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        if endpoint.uri().scheme_str() == Some("https") {
+            let tls = self.tls()?;
+            endpoint = endpoint.tls_config(tls).map_err(|error| Error::Config(format!("TLS: {error}")))?;
+        }
         Ok((endpoint, self.metadata()?))
+    }
+
+    /// Trusts what this machine trusts, and the file.
+    fn tls(&self) -> Result<ClientTlsConfig, Error> {
+        let tls = ClientTlsConfig::new().with_native_roots();
+        let Some(file) = self.ca_file.clone().or_else(|| variable(AUTHORITIES_VARIABLE).map(PathBuf::from)) else {
+            return Ok(tls);
+        };
+        let pem =
+            std::fs::read(&file).map_err(|error| Error::Config(format!("cannot read {}: {error}", file.display())))?;
+        Ok(tls.ca_certificate(Certificate::from_pem(pem)))
     }
 
     fn metadata(&self) -> Result<CallMetadata, Error> {
@@ -266,9 +291,9 @@ fn endpoint_url(address: &str) -> Result<String, Error> {
     match address.split_once("://") {
         None if address.is_empty() => Err(Error::Config("the endpoint is empty".to_owned())),
         None => Ok(format!("http://{address}")),
-        Some(("http", _)) => Ok(address.to_owned()),
+        Some(("http" | "https", _)) => Ok(address.to_owned()),
         Some((scheme, _)) => {
-            Err(Error::Config(format!("`{address}`: this build speaks plaintext `http://` only, not `{scheme}://`")))
+            Err(Error::Config(format!("`{address}`: this client speaks `http://` and `https://`, not `{scheme}://`")))
         }
     }
 }
@@ -285,7 +310,8 @@ mod tests {
     fn an_address_without_scheme_is_plaintext() {
         assert_eq!(endpoint_url("127.0.0.1:50051").unwrap(), "http://127.0.0.1:50051");
         assert_eq!(endpoint_url(" http://tower:1 ").unwrap(), "http://tower:1");
-        assert!(endpoint_url("https://tower").is_err());
+        assert_eq!(endpoint_url("https://tower").unwrap(), "https://tower");
+        assert!(endpoint_url("unix:///tmp/tower").is_err());
         assert!(endpoint_url("").is_err());
     }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
+    api_key::{ApiKey, KeySettings},
     project::Project,
     queue::{Queue, QueueSettings},
     retention::RetentionRule,
@@ -78,6 +79,14 @@ pub fn project_etag(project: &Project) -> String {
 /// The etag of the rules of retention of a project.
 pub fn retention_etag(project: &ProjectId, rules: &[RetentionRule]) -> String {
     of(&(project.as_str(), "retention", rules))
+}
+
+/// The etag of an API key.
+pub fn api_key_etag(key: &ApiKey) -> String {
+    let KeySettings { display_name, scopes, networks, expire_time } = &key.settings;
+    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    let settings = (display_name, scopes.bits(), networks, expire_time);
+    of(&(&key.id, &key.principal, settings, key.rotate_time, key.revoke_time))
 }
 
 /// The etag of a retry policy.

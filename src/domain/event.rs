@@ -121,6 +121,14 @@ pub enum ResourceKind {
     RetentionTrimmed = 143,
     /// A run of retention ended.
     RetentionRunEnded = 144,
+    /// An API key was created.
+    ApiKeyCreated = 150,
+    /// An API key was changed.
+    ApiKeyUpdated = 151,
+    /// An API key got a new secret.
+    ApiKeyRotated = 152,
+    /// An API key was revoked.
+    ApiKeyRevoked = 153,
     /// Note: a call was refused, because its caller may not do that.
     CallRefused = 175,
     /// Note: a call was refused, because its caller is not known.
@@ -163,6 +171,10 @@ impl ResourceKind {
             RetentionPurged,
             RetentionTrimmed,
             RetentionRunEnded,
+            ApiKeyCreated,
+            ApiKeyUpdated,
+            ApiKeyRotated,
+            ApiKeyRevoked,
             CallRefused,
             CallUnauthenticated,
             PayloadRead,
@@ -202,6 +214,10 @@ impl ResourceKind {
             Self::RetentionPurged => "retention.purged",
             Self::RetentionTrimmed => "retention.trimmed",
             Self::RetentionRunEnded => "retention.ended",
+            Self::ApiKeyCreated => "api_key.created",
+            Self::ApiKeyUpdated => "api_key.updated",
+            Self::ApiKeyRotated => "api_key.rotated",
+            Self::ApiKeyRevoked => "api_key.revoked",
             Self::CallRefused => "call.refused",
             Self::CallUnauthenticated => "call.unauthenticated",
             Self::PayloadRead => "payload.read",

@@ -1,5 +1,6 @@
 //! The rules, as functions of values: no I/O, no async, no clock and no random source of their own.
 
+pub mod api_key;
 pub mod audit;
 pub mod authority;
 pub mod bulk_job;
@@ -27,5 +28,6 @@ pub mod task;
 pub mod task_fields;
 pub mod task_list;
 pub mod task_state;
+pub mod token;
 pub mod transition;
 pub mod worker;

@@ -24,6 +24,8 @@ pub enum Permission {
     SchedulesOperate = 17,
     RetentionRead = 18,
     RetentionOperate = 19,
+    ApiKeysRead = 20,
+    ApiKeysAdmin = 21,
     MembersRead = 22,
     MembersAdmin = 23,
     TasksOwn = 24,
@@ -54,6 +56,8 @@ impl Permission {
             SchedulesOperate,
             RetentionRead,
             RetentionOperate,
+            ApiKeysRead,
+            ApiKeysAdmin,
             MembersRead,
             MembersAdmin,
             TasksOwn,
@@ -83,6 +87,8 @@ impl Permission {
             Self::SchedulesOperate => "SCHEDULES_OPERATE",
             Self::RetentionRead => "RETENTION_READ",
             Self::RetentionOperate => "RETENTION_OPERATE",
+            Self::ApiKeysRead => "API_KEYS_READ",
+            Self::ApiKeysAdmin => "API_KEYS_ADMIN",
             Self::MembersRead => "MEMBERS_READ",
             Self::MembersAdmin => "MEMBERS_ADMIN",
             Self::TasksOwn => "TASKS_OWN",
@@ -117,6 +123,21 @@ impl PermissionSet {
     /// Whether it holds one.
     pub const fn holds(self, permission: Permission) -> bool {
         self.0 & (1 << permission as u8) != 0
+    }
+
+    /// As the database keeps it: a bit each, by its number.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Of what the database has. What this version does not know gives nothing.
+    pub const fn of_bits(bits: u64) -> Self {
+        Self(bits & Self::ALL.0)
+    }
+
+    /// Those in it, by number.
+    pub fn iter(self) -> impl Iterator<Item = Permission> {
+        Permission::ALL.iter().copied().filter(move |permission| self.holds(*permission))
     }
 
     /// What is in either.

@@ -16,13 +16,13 @@ use std::{
 use futures_util::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep, timeout},
 };
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use super::{bucket::Bucket, frames::FrameGauge, gathering::Gathering};
+use super::{bucket::Bucket, frames::FrameGauge, gathering::Gathering, tls::Certificate, transport::Transport};
 use crate::api::layers::{
     caller::Peer,
     held::{Account, Ledger},
@@ -55,13 +55,15 @@ struct Listening {
     places: Arc<Semaphore>,
     pace: Bucket,
     ledger: Ledger,
+    tls: Option<Certificate>,
 }
 
 impl Incoming {
     /// Accepts up to `limit` connections at a time. What they make us hold is in the ledger.
-    pub(super) fn new(listener: TcpListener, limit: usize, ledger: Ledger) -> Self {
+    /// With a certificate, clients have to speak TLS.
+    pub(super) fn new(listener: TcpListener, limit: usize, ledger: Ledger, tls: Option<Certificate>) -> Self {
         let pace = Bucket::new(CONNECT_BURST, CONNECT_RATE, Instant::now());
-        let listening = Listening { listener, places: Arc::new(Semaphore::new(limit)), pace, ledger };
+        let listening = Listening { listener, places: Arc::new(Semaphore::new(limit)), pace, ledger, tls };
         Self { accept: Box::pin(accept(listening)) }
     }
 }
@@ -93,7 +95,8 @@ async fn accept(mut listening: Listening) -> (Listening, io::Result<Connection>)
             Ok((stream, _)) => {
                 let place = listening.place().await;
                 let connection = stream.set_nodelay(true).map(|()| Connection {
-                    stream,
+                    address: stream.connect_info(),
+                    stream: Transport::new(stream, listening.tls.as_ref()),
                     preface: Some(Box::pin(sleep(PREFACE_LIMIT))),
                     gauge: FrameGauge::new(Instant::now()),
                     rest: None,
@@ -124,7 +127,9 @@ impl Stream for Incoming {
 
 /// A connection that must speak in time and keep within bounds.
 pub(super) struct Connection {
-    stream: TcpStream,
+    address: TcpConnectInfo,
+    /// Secured before the first byte is read: the handshake has the time of the preface.
+    stream: Transport,
     /// Until the preface is there.
     preface: Option<Pin<Box<Sleep>>>,
     gauge: FrameGauge,
@@ -140,7 +145,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer { address: self.stream.connect_info(), account: self.account.clone(), turns: self.turns.clone() }
+        Peer { address: self.address.clone(), account: self.account.clone(), turns: self.turns.clone() }
     }
 }
 

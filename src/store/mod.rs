@@ -19,6 +19,7 @@ mod sql;
 mod texts;
 mod writers;
 
+pub mod api_keys;
 pub mod audit;
 pub mod bulk_jobs;
 pub mod dead_letters;

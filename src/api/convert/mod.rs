@@ -5,6 +5,7 @@
 //! `scalar` holds what all nouns share: texts, numbers, times, labels; `name` the resource names; `json` and `payload`
 //! the values that travel with tasks. Nothing of the wire goes further than `api/`, nothing here decides anything.
 
+pub mod api_key;
 pub mod audit;
 pub mod bulk_job;
 pub mod dead_letter;

@@ -1,18 +1,12 @@
-//! Who calls, from what the transport and the headers say.
+//! What the transport and the headers say of a caller.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, header::USER_AGENT};
+use http::{HeaderMap, header::USER_AGENT, request::Parts};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::{held::Account, turns::Turns};
-use crate::{
-    api::access::DEVELOPER,
-    context::{Caller, CallerInfo},
-};
-
-/// A principal's name, shared by all its calls.
-pub type Principal = Arc<str>;
+use crate::context::{Caller, CallerInfo};
 
 /// The connection a call came on; whoever accepts it puts that into the extensions of every request.
 #[derive(Clone, Debug)]
@@ -28,20 +22,15 @@ pub struct Peer {
 /// Most bytes kept of what a caller calls itself; it goes into every journal row.
 const MAX_AGENT: usize = 128;
 
-/// The principal of a server without credentials.
-pub fn developer() -> Principal {
-    Arc::from(DEVELOPER)
-}
-
-/// The caller of a request.
-pub fn of<B>(request: &Request<B>, principal: Principal, request_id: String) -> Caller {
-    let address = request.extensions().get::<Peer>().and_then(|peer| peer.address.remote_addr());
+/// The caller of a request, once it is known who that is.
+pub fn of(request: &Parts, known: CallerInfo, request_id: &str) -> Caller {
+    let address = request.extensions.get::<Peer>().and_then(|peer| peer.address.remote_addr());
     Caller::new(CallerInfo {
-        request_id,
+        request_id: request_id.to_owned(),
         address: address.map(|address| address.ip().to_string()),
-        agent: agent(request.headers()),
-        method: Some(method(request.uri().path())),
-        ..CallerInfo::of_server(principal)
+        agent: agent(&request.headers),
+        method: Some(method(request.uri.path())),
+        ..known
     })
 }
 

@@ -1,5 +1,5 @@
-//! What every call passes before and after its handler, in one place so that the order can be read: request id, caller,
-//! access, deadline, panics, and one log line for each call that failed.
+//! What every call passes before and after its handler, in one place so that the order can be read: request id, who
+//! calls (`authentication`), access, deadline, panics, and one log line for each call that failed.
 //!
 //! [`Layers`] goes around all routes. It answers itself, with details like every error of ours, what does not reach a
 //! handler: an unknown method, a caller without the right, a deadline, a panic, a message that cannot be read. The body of
@@ -7,6 +7,7 @@
 //! either direction, counts on the account of its connection (`held`, `request_body`, `answer_body`). Calls that are much
 //! work wait for their turn (`turns`).
 
+pub mod authentication;
 pub mod caller;
 pub mod held;
 pub mod note;
@@ -36,7 +37,8 @@ use tracing::Instrument as _;
 
 use self::{
     answer_body::AnswerBody,
-    caller::{Peer, Principal},
+    authentication::Authentication,
+    caller::Peer,
     held::{Account, Call},
     request_body::RequestBody,
     stream_body::StreamBody,
@@ -46,22 +48,24 @@ use super::{
     access::{AccessRules, Rule},
     status,
 };
-use crate::{app::audit_note::Notes, error::Error};
+use crate::{
+    app::{App, audit_note::Notes, authentication::Proof},
+    error::Error,
+};
 
 /// Puts everything around the routes. Cheap to clone.
 #[derive(Clone)]
 pub struct Layers {
     rules: Arc<AccessRules>,
-    developer: Principal,
+    authentication: Authentication,
     turns: Turns,
     notes: Notes,
 }
 
 impl Layers {
-    /// With the rules of this binary; every caller is the developer. Refusals are handed to `notes`.
-    pub fn load(notes: Notes) -> anyhow::Result<Self> {
-        let (rules, turns) = (Arc::new(AccessRules::load()?), Turns::of_server());
-        Ok(Self { rules, developer: caller::developer(), turns, notes })
+    /// With the rules of this binary. Refusals are handed to `notes`.
+    pub fn load(authentication: Authentication, notes: Notes) -> anyhow::Result<Self> {
+        Ok(Self { rules: Arc::new(AccessRules::load()?), authentication, turns: Turns::of_server(), notes })
     }
 }
 
@@ -98,21 +102,29 @@ where
         // The instance that was polled ready is the one to call; its clone waits for the next call.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        let Layers { rules, turns, notes, .. } = self.layers.clone();
+        let Layers { rules, turns, authentication, notes } = self.layers.clone();
+        authentication::conceal(request.headers_mut());
         let id = request_id::of(request.headers());
-        let caller = caller::of(&request, self.layers.developer.clone(), id);
         let method = request.uri().path().to_owned();
         // Of the highest level, so that the ids are in the lines of every level.
-        let span = tracing::error_span!("rpc", method, request.id = caller.request_id, principal = &*caller.principal);
-        request.extensions_mut().insert(caller.clone());
+        let span = tracing::error_span!("rpc", method, request.id = id, principal = tracing::field::Empty);
+        let (mut head, body) = request.into_parts();
         let call = async move {
-            let id = caller.request_id.as_str();
-            let mut response = match rules.of(&method) {
-                None => status::unimplemented(id, &method).into_http(),
-                Some(rule) => match rule.may_begin(&caller.authority) {
+            let id = id.as_str();
+            let rule = rules.of(&method);
+            let (caller, known) = authentication.caller(&head, rule, id).await;
+            tracing::Span::current().record("principal", &*caller.principal);
+            let mut response = match (known, rule) {
+                (Err(error), _) => status::to_status(&error, id).into_http(),
+                (Ok(_), None) => status::unimplemented(id, &method).into_http(),
+                (Ok(proof), Some(rule)) => match rule.may_begin(&caller.authority) {
                     // Before the request is read: who has no right to such calls in any project.
                     Err(error) => status::to_status(&error, id).into_http(),
-                    Ok(()) => run(inner, request, &turns, rule, &method, id).await?,
+                    Ok(()) => {
+                        head.extensions.insert(caller.clone());
+                        let request = Request::from_parts(head, body);
+                        run(inner, request, &turns, rule, &method, id, proof).await?
+                    }
                 },
             };
             request_id::mark(response.headers_mut(), id);
@@ -135,6 +147,7 @@ async fn run<S>(
     rule: &Rule,
     method: &str,
     request_id: &str,
+    proof: Option<(App, Proof)>,
 ) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -162,7 +175,8 @@ where
         return Ok(status::to_status(&error, request_id).into_http());
     }
     if rule.is_stream && refused.is_none() {
-        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, call, method, request_id))));
+        let lost = proof.map(|(app, proof)| app.credential_lost(proof));
+        return Ok(handled.map(|body| Body::new(StreamBody::new(body, limit, call, method, request_id).until(lost))));
     }
     Ok(handled)
 }
@@ -241,7 +255,7 @@ mod tests {
             let answer = handler(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let layers = Layers::load(Notes::default()).unwrap();
+        let layers = Layers::load(Authentication::open(), Notes::default()).unwrap();
         layers.layer(inner).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 

@@ -1,8 +1,8 @@
 //! The body of a streaming answer. It ends with a status whatever happens inside: at the client's deadline, which tonic
-//! watches only up to the head, and when the stream panics.
+//! watches only up to the head, when the stream panics, and when what its caller is known by is good no longer.
 
 use std::{
-    future::Future as _,
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
@@ -23,6 +23,8 @@ pub struct StreamBody {
     /// None once it ended.
     inner: Option<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Ends when the stream may not go on, with the reason.
+    lost: Option<Pin<Box<dyn Future<Output = Error> + Send>>>,
     /// Under way until the stream is dropped; its connection has what is not read on its account.
     call: Option<Call>,
     method: String,
@@ -37,6 +39,7 @@ impl StreamBody {
         Self {
             inner: Some(inner),
             deadline: limit.map(|limit| Box::pin(tokio::time::sleep(limit))),
+            lost: None,
             call,
             method: method.to_owned(),
             request_id: request_id.to_owned(),
@@ -45,9 +48,15 @@ impl StreamBody {
         }
     }
 
+    /// Ends it when this ends.
+    pub fn until(self, lost: Option<impl Future<Output = Error> + Send + 'static>) -> Self {
+        Self { lost: lost.map(|lost| Box::pin(lost) as Pin<Box<_>>), ..self }
+    }
+
     /// Ends the stream with a status.
     fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.inner = None;
+        self.lost = None;
         let mut trailers = HeaderMap::new();
         // A status of ours has no text that headers refuse; should it, the stream ends without one.
         let added = status.add_header(&mut trailers);
@@ -63,6 +72,13 @@ impl HttpBody for StreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.inner.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Some(Poll::Ready(error)) = this.lost.as_mut().map(|lost| lost.as_mut().poll(context)) {
+            let status = status::to_status(&error, &this.request_id);
+            return this.end(&status);
+        }
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         // The body is dropped after a panic, so nobody sees it half done.
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(context)));
@@ -134,6 +150,15 @@ mod tests {
     async fn a_stream_past_the_deadline_ends_with_trailers() {
         let status = last_status(Inner(false), Some(Duration::from_millis(5))).await;
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_what_its_caller_is_known_by() {
+        let lost = async { Error::Unauthenticated(crate::error::Refusal::Revoked) };
+        let mut body = StreamBody::new(Body::new(Inner(false)), None, None, "/m", "r-1").until(Some(lost));
+        let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
+        let status = Status::from_header_map(frame.trailers_ref().unwrap()).unwrap();
+        assert_eq!(status.code(), Code::Unauthenticated);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! How each resource looks to people: its columns, and its details.
 
+mod api_key;
 mod attempt;
 mod audit;
 mod bulk_job;

@@ -10,8 +10,8 @@ use prost::Message;
 use tasktower::{
     api::{
         convert::{
-            audit, bulk_job, dead_letter, fields::Path, member, project, queue, report, retention, retry, schedule,
-            task, task_change, watch, worker,
+            api_key, audit, bulk_job, dead_letter, fields::Path, member, project, queue, report, retention, retry,
+            schedule, task, task_change, watch, worker,
         },
         page_token::PageTokens,
         status::to_status,
@@ -114,6 +114,12 @@ fn convert(method: &str, bytes: &[u8]) -> Option<Fate> {
         "tasktower.v1.ProjectService/ListMembers" => fed(bytes, |m| place(&member::list(m)?.2)),
         "tasktower.v1.ProjectService/SetMember" => fed(bytes, member::set),
         "tasktower.v1.ProjectService/RemoveMember" => fed(bytes, member::remove),
+        "tasktower.v1.ApiKeyService/CreateApiKey" => fed(bytes, api_key::create),
+        "tasktower.v1.ApiKeyService/GetApiKey" => fed(bytes, api_key::get),
+        "tasktower.v1.ApiKeyService/ListApiKeys" => fed(bytes, |m| place(&api_key::list(m)?.1)),
+        "tasktower.v1.ApiKeyService/UpdateApiKey" => fed(bytes, api_key::update),
+        "tasktower.v1.ApiKeyService/RotateApiKey" => fed(bytes, api_key::rotate),
+        "tasktower.v1.ApiKeyService/RevokeApiKey" => fed(bytes, api_key::revoke),
         "tasktower.v1.ScheduleService/CreateSchedule" => fed(bytes, schedule::create),
         "tasktower.v1.ScheduleService/GetSchedule" => fed(bytes, schedule::get),
         "tasktower.v1.ScheduleService/ListSchedules" => fed(bytes, |m| place(&schedule::list(m)?.2)),

@@ -26,7 +26,15 @@ use super::{InProcess, granted, is_denied, root};
 use crate::support::backend::Database;
 
 /// Methods about no project: they need their permission everywhere. A new one is listed here when it is meant to be.
-const INSTALLATION: [&str; 1] = ["ProjectService/CreateProject"];
+const INSTALLATION: [&str; 7] = [
+    "ApiKeyService/CreateApiKey",
+    "ApiKeyService/GetApiKey",
+    "ApiKeyService/ListApiKeys",
+    "ApiKeyService/RevokeApiKey",
+    "ApiKeyService/RotateApiKey",
+    "ApiKeyService/UpdateApiKey",
+    "ProjectService/CreateProject",
+];
 /// Methods that begin with the permission in any project, and answer only what the caller may see.
 const ANYWHERE: [&str; 2] = ["ProjectService/ListProjects", "WorkerService/Session"];
 /// How fields are called that name something.
@@ -152,13 +160,13 @@ fn look_into(message: &MessageDescriptor, way: &mut Vec<FieldDescriptor>, found:
         way.push(field.clone());
         match field.kind() {
             Kind::String => {
-                let form = form(&field);
+                let of_project = form(&field, OF_PROJECT);
                 assert!(
-                    form.is_some() || !NAMES.contains(&field.name()),
+                    of_project.is_some() || form(&field, OF_NONE).is_some() || !NAMES.contains(&field.name()),
                     "{} is called like a name, and its comment gives no form",
                     field.full_name()
                 );
-                found.extend(form.map(|form| Named { way: way.clone(), form, is_identifier }));
+                found.extend(of_project.map(|form| Named { way: way.clone(), form, is_identifier }));
             }
             Kind::Message(inner) => look_into(&inner, way, found),
             _ => {}
@@ -177,13 +185,17 @@ fn behaviours(field: &FieldDescriptor) -> Vec<i32> {
     value.as_list().map(|list| list.iter().filter_map(Value::as_enum_number).collect()).unwrap_or_default()
 }
 
-/// The form of names that the comment of a field gives, if it gives one.
-fn form(field: &FieldDescriptor) -> Option<String> {
+/// How names begin: of what is in a project, and of what is in none.
+const OF_PROJECT: &str = "`projects/{project}";
+const OF_NONE: &str = "`apiKeys/{key}";
+
+/// The form of names that the comment of a field gives, if it gives one that begins so.
+fn form(field: &FieldDescriptor, begin: &str) -> Option<String> {
     let file = field.parent_file();
     let source = file.file_descriptor_proto().source_code_info.as_ref()?;
     let location = source.location.iter().find(|location| location.path == field.path())?;
     let comment = location.leading_comments();
-    let start = comment.find("`projects/{project}")? + 1;
+    let start = comment.find(begin)? + 1;
     let end = comment[start..].find('`')? + start;
     Some(comment[start..end].to_owned())
 }

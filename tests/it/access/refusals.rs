@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use http::{Request, Response};
 use tasktower::{
-    api::layers::Layers,
+    api::layers::{Layers, authentication::Authentication},
     context::Caller,
     domain::{member::Scope, permission::PermissionSet, role::Role},
     ids::ProjectId,
@@ -26,7 +26,7 @@ fn behind_layers(
         request.extensions_mut().insert(caller.clone());
         request
     });
-    Layers::load(server.app.notes().clone()).expect("the rules of this binary").layer(services)
+    Layers::load(Authentication::open(), server.app.notes().clone()).expect("the rules of this binary").layer(services)
 }
 
 async fn entries(server: &InProcess, parent: &str, filter: &str) -> Vec<pb::AuditEntry> {

@@ -60,6 +60,10 @@ const METHODS: &[(&str, Leaves)] = &[
         Actions(&["project.deleted", "bulk_job.started", "bulk_job.ended", "task.cancelled"]),
     ),
     ("ProjectService/UndeleteProject", Actions(&["project.undeleted", "bulk_job.ended"])),
+    ("ApiKeyService/CreateApiKey", Actions(&["api_key.created"])),
+    ("ApiKeyService/UpdateApiKey", Actions(&["api_key.updated"])),
+    ("ApiKeyService/RotateApiKey", Actions(&["api_key.rotated"])),
+    ("ApiKeyService/RevokeApiKey", Actions(&["api_key.revoked"])),
     ("ProjectService/SetMember", Actions(&["member.set"])),
     ("ProjectService/RemoveMember", Actions(&["member.removed"])),
 ];

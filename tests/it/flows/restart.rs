@@ -11,6 +11,7 @@ use tasktower::{
 use crate::support::{
     backend::for_each_backend,
     client::Clients,
+    credentials,
     invariants::{Inspector, When, assert_holds},
     load::{Load, Shape, read_event, revision},
     server::Server,
@@ -74,7 +75,12 @@ async fn the_clients_watch_survives_kills_without_a_gap() {
     for_each_backend(async |database| {
         let mut server = Server::start(database).await;
         let mut inspector = Inspector::open(database).await;
-        let client = Client::connect(server.endpoint()).await.expect("the server is there");
+        let client = Client::builder()
+            .endpoint(server.endpoint())
+            .api_key(credentials::key())
+            .connect()
+            .await
+            .expect("the server is there");
         let start = revision(&Clients::connect(&server).await).await;
         let mut watch = client.watch(WatchOptions::all().with_bookmarks());
         let first = watch.next().await.expect("the watch begins").expect("with a bookmark");

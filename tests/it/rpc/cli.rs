@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::{Rpc, task};
 use crate::support::{
     backend::{Database, for_each_backend},
+    credentials::PRINCIPAL,
     process::{Process, tasktower},
     wait::{SOON, eventually},
 };
@@ -356,7 +357,7 @@ async fn retention_says_what_it_would_delete_before_it_does() {
     assert_eq!((&run["state"], &run["deletedCount"]), (&json!("STATE_SUCCEEDED"), &json!("3")));
     assert_eq!(say(&rpc, &["list", "-o", "name"]).await.well().lines().count(), 1);
     let runs = say(&rpc, &["retention", "runs"]).await.well();
-    assert!(runs.contains("CALL") && runs.contains("SUCCEEDED") && runs.contains("system:dev"), "{runs}");
+    assert!(runs.contains("CALL") && runs.contains("SUCCEEDED") && runs.contains(PRINCIPAL), "{runs}");
     let id = run["name"].as_str().expect("a name").rsplit('/').next().expect("an id");
     let one = say(&rpc, &["retention", "runs", id]).await.well();
     assert!(one.contains("(default): 0 deleted"), "{one}");

@@ -14,6 +14,7 @@ use tonic::{Code, Response, Status};
 use super::{Rpc, code, json, refused, seconds, task, token, worker};
 use crate::support::{
     backend::{Database, for_each_backend},
+    credentials::PRINCIPAL,
     history::Known,
     invariants::{Inspector, When, assert_holds},
     wait::{SOON, eventually},
@@ -129,10 +130,7 @@ async fn an_entry_lives_from_failure_to_failure_and_keeps_its_replays() {
         assert_eq!((replayed.state(), replayed.replay_count), (State::Replayed, 1));
         assert_ne!(replayed.etag, open.etag);
         let replay = &replayed.replays[0];
-        assert_eq!(
-            (replay.number, replay.owner.as_str(), replay.epoch, replay.input_changed),
-            (1, "system:dev", 1, true)
-        );
+        assert_eq!((replay.number, replay.owner.as_str(), replay.epoch, replay.input_changed), (1, PRINCIPAL, 1, true));
         assert_eq!((&replay.error, replay.fail_time, replay.bulk_job.as_str()), (&open.error, open.create_time, ""));
         assert!(rpc.entries("").await.is_empty(), "it is on its way");
         refused(rpc.retry_entry(&name).await, Code::FailedPrecondition, "STATE_CONFLICT", &[]);
@@ -226,7 +224,7 @@ async fn an_entry_is_put_aside_and_taken_back_and_only_then_its_task_goes() {
         refused(letters.mark_dead_letter_processed(stale).await, Code::Aborted, "ETAG_MISMATCH", &[]);
         refused(rpc.mark(&name, " ").await.map(Response::new), Code::InvalidArgument, "FIELD_INVALID", &["reason"]);
         let processed = rpc.mark(&name, "paid by hand").await.unwrap();
-        assert_eq!((processed.state(), processed.processed_by.as_str()), (State::Processed, "system:dev"));
+        assert_eq!((processed.state(), processed.processed_by.as_str()), (State::Processed, PRINCIPAL));
         assert_eq!(processed.process_reason, "paid by hand");
         assert!(processed.process_time.is_some() && processed.etag != open.etag);
         // Again changes nothing.

@@ -4,6 +4,7 @@
 //! be like. Each file is one service or one kind of client.
 
 mod audit;
+mod authentication;
 mod cli;
 mod dead_letter;
 mod errors;
@@ -19,6 +20,8 @@ mod schedule_ticks;
 mod server;
 mod session;
 mod task;
+mod tls;
+mod tokens;
 mod watch;
 mod worker;
 

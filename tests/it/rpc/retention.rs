@@ -7,6 +7,7 @@ use super::{Rpc, refused, seconds, task, token};
 use crate::support::{
     backend::{Backend, Database, for_each_backend},
     client::Clients,
+    credentials::PRINCIPAL,
     server::Server,
     sql::Beside,
     wait::{SOON, eventually},
@@ -130,7 +131,7 @@ async fn a_run_deletes_what_its_preview_said_and_tells_no_watcher() {
         rpc.set_rules(&rules).await;
         let run = rpc.run_retention().await;
         assert_eq!(run.state(), retention_run::State::Succeeded);
-        assert_eq!((run.trigger(), run.owner.as_str()), (retention_run::Trigger::Call, "system:dev"));
+        assert_eq!((run.trigger(), run.owner.as_str()), (retention_run::Trigger::Call, PRINCIPAL));
         assert_eq!((run.deleted_count, run.kept_count, run.open_dead_letter_count), (120, 2, 1));
         assert_eq!(run.tallies.iter().map(|tally| tally.deleted_count).collect::<Vec<_>>(), [0, 120, 0]);
         assert!(run.finish_time.is_some() && run.error_message.is_empty());

@@ -6,6 +6,7 @@ use tonic::Code;
 use super::{Rpc, fields, refused, seconds, task, token, worker};
 use crate::support::{
     backend::{Database, for_each_backend},
+    credentials::PRINCIPAL,
     wait::{SOON, eventually},
 };
 
@@ -84,7 +85,7 @@ async fn a_schedule_is_created_with_its_defaults() {
             ..Default::default()
         };
         let made = rpc.create_schedule("s", wanted.clone()).await;
-        assert_eq!((&*made.name, &*made.time_zone, &*made.owner), (NAME, "Europe/Berlin", "system:dev"));
+        assert_eq!((&*made.name, &*made.time_zone, &*made.owner), (NAME, "Europe/Berlin", PRINCIPAL));
         assert_eq!(made.task.as_ref().unwrap().input, Some(input));
         assert_eq!(made.catch_up.unwrap().window, Some(seconds(86_400)));
         assert!(made.next_run_time.is_some() && made.last_run_time.is_none() && !made.paused);

@@ -27,7 +27,8 @@ use crate::support::{
     wait::SOON,
 };
 
-const OUR_SERVICES: [&str; 8] = [
+const OUR_SERVICES: [&str; 9] = [
+    "tasktower.v1.ApiKeyService",
     "tasktower.v1.DeadLetterService",
     "tasktower.v1.ProjectService",
     "tasktower.v1.RetentionService",
@@ -235,7 +236,7 @@ async fn what_must_not_start_says_why() {
     assert!(log.contains("migrate up"), "{log}");
     migrate(other.url());
     let log = refused_start(&["--listen", "0.0.0.0:0", "--database-url", other.url()]).await;
-    assert!(log.contains("loopback") && log.contains("authentication"), "{log}");
+    assert!(log.contains("clear text") && log.contains("--insecure-plaintext"), "{log}");
     let log = refused_start(&["--listen", ANY, "--admin-listen", ANY]).await;
     assert!(log.contains("TASKTOWER_DATABASE_URL"), "{log}");
     let log = refused_start(&["--database-url", "mysql://localhost/x"]).await;

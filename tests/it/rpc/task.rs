@@ -12,6 +12,7 @@ use tonic::{Code, Request};
 use super::{Rpc, completion, in_seconds, json, refused, seconds, task, token, worker};
 use crate::support::{
     backend::for_each_backend,
+    credentials::PRINCIPAL,
     wait::{SOON, eventually},
 };
 
@@ -46,7 +47,7 @@ async fn a_submitted_task_is_found_as_it_was_sent() {
         assert_eq!(created.revision, 1);
 
         let full = rpc.get(&created.name).await;
-        assert_eq!((full.state(), full.version, full.owner.as_str()), (State::Pending, 1, "system:dev"));
+        assert_eq!((full.state(), full.version, full.owner.as_str()), (State::Pending, 1, PRINCIPAL));
         assert_eq!((&full.etag, full.create_time), (&created.etag, created.create_time));
         assert_eq!(full.retry.as_ref().unwrap().max_attempts, 3);
         let echoed = pb::Task {

@@ -11,6 +11,7 @@ use tonic::{Code, Status, Streaming};
 use super::{Rpc, refused, task, token};
 use crate::support::{
     backend::{Backend, Database, for_each_backend},
+    credentials::PRINCIPAL,
     wait::SOON,
 };
 
@@ -119,7 +120,7 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_every_change() {
         rpc.complete([token(&leased)]).await;
         let event = watch.event().await;
         assert_eq!((event.kind(), event.revision, event.previous_state()), (Kind::Completed, 5, State::Running));
-        assert_eq!((event.actor.as_str(), event.event_time.is_some()), ("system:dev", true));
+        assert_eq!((event.actor.as_str(), event.event_time.is_some()), (PRINCIPAL, true));
         let request = pb::DeleteTaskRequest { name: old[0].clone(), ..Default::default() };
         rpc.clients.tasks().delete_task(request).await.unwrap();
         watch.expect(Type::Deleted, Kind::Deleted, 6).await;

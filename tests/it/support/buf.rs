@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-use super::{missing, repository, server::Server};
+use super::{credentials, missing, repository, server::Server};
 
 pub struct Buf {
     program: PathBuf,
@@ -38,7 +38,8 @@ impl Buf {
     pub fn curl_command(&self, server: &Server, method: &str, request: &Value) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data"])
+            .args(["curl", "--protocol", "grpc", "--http2-prior-knowledge"])
+            .args(["--header", &format!("x-api-key: {}", credentials::key()), "--data"])
             .arg(request.to_string())
             .arg(format!("{}/{method}", server.endpoint()));
         command

@@ -4,20 +4,27 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tasktower::pb::{
-    audit_service_client::AuditServiceClient, dead_letter_service_client::DeadLetterServiceClient,
-    project_service_client::ProjectServiceClient, queue_service_client::QueueServiceClient,
-    retention_service_client::RetentionServiceClient, retry_service_client::RetryServiceClient,
-    schedule_service_client::ScheduleServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    api_key_service_client::ApiKeyServiceClient, audit_service_client::AuditServiceClient,
+    dead_letter_service_client::DeadLetterServiceClient, project_service_client::ProjectServiceClient,
+    queue_service_client::QueueServiceClient, retention_service_client::RetentionServiceClient,
+    retry_service_client::RetryServiceClient, schedule_service_client::ScheduleServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
 
-use super::server::Server;
+use super::{
+    credentials::{Shown, Wire},
+    server::Server,
+};
 
 /// One connection, shared by all clients taken from it.
 #[derive(Clone)]
 pub struct Clients {
     channel: Channel,
+    shown: Shown,
 }
 
 impl Clients {
@@ -31,51 +38,61 @@ impl Clients {
 
     pub async fn try_connect_to(endpoint: &str) -> Result<Clients, tonic::transport::Error> {
         let channel = Endpoint::from_shared(endpoint.to_owned()).expect("a URL").connect().await?;
-        Ok(Clients { channel })
+        Ok(Clients { channel, shown: Shown::planted() })
     }
 
     /// Connects with the first call, and again whenever the connection broke.
     pub fn connect_later(endpoint: &str) -> Clients {
-        Clients { channel: Endpoint::from_shared(endpoint.to_owned()).expect("a URL").connect_lazy() }
+        let channel = Endpoint::from_shared(endpoint.to_owned()).expect("a URL").connect_lazy();
+        Clients { channel, shown: Shown::planted() }
     }
 
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
+    /// The same connection, showing something else.
+    pub fn showing(&self, shown: Shown) -> Clients {
+        Clients { channel: self.channel.clone(), shown }
     }
 
-    pub fn tasks(&self) -> TaskServiceClient<Channel> {
+    pub fn channel(&self) -> Wire {
+        InterceptedService::new(self.channel.clone(), self.shown.clone())
+    }
+
+    pub fn api_keys(&self) -> ApiKeyServiceClient<Wire> {
+        ApiKeyServiceClient::new(self.channel())
+    }
+
+    pub fn tasks(&self) -> TaskServiceClient<Wire> {
         TaskServiceClient::new(self.channel())
     }
 
-    pub fn queues(&self) -> QueueServiceClient<Channel> {
+    pub fn queues(&self) -> QueueServiceClient<Wire> {
         QueueServiceClient::new(self.channel())
     }
 
-    pub fn retries(&self) -> RetryServiceClient<Channel> {
+    pub fn retries(&self) -> RetryServiceClient<Wire> {
         RetryServiceClient::new(self.channel())
     }
 
-    pub fn schedules(&self) -> ScheduleServiceClient<Channel> {
+    pub fn schedules(&self) -> ScheduleServiceClient<Wire> {
         ScheduleServiceClient::new(self.channel())
     }
 
-    pub fn workers(&self) -> WorkerServiceClient<Channel> {
+    pub fn workers(&self) -> WorkerServiceClient<Wire> {
         WorkerServiceClient::new(self.channel())
     }
 
-    pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Wire> {
         DeadLetterServiceClient::new(self.channel())
     }
 
-    pub fn retention(&self) -> RetentionServiceClient<Channel> {
+    pub fn retention(&self) -> RetentionServiceClient<Wire> {
         RetentionServiceClient::new(self.channel())
     }
 
-    pub fn audit(&self) -> AuditServiceClient<Channel> {
+    pub fn audit(&self) -> AuditServiceClient<Wire> {
         AuditServiceClient::new(self.channel())
     }
 
-    pub fn projects(&self) -> ProjectServiceClient<Channel> {
+    pub fn projects(&self) -> ProjectServiceClient<Wire> {
         ProjectServiceClient::new(self.channel())
     }
 }

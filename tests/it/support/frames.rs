@@ -12,7 +12,9 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame};
-use tonic::{Status, body::Body, transport::Channel};
+use tonic::{Status, body::Body};
+
+use super::credentials::Wire;
 use tower::{Service as _, ServiceExt as _};
 
 /// gRPC's prefix of a message: the compressed-flag and the length.
@@ -52,7 +54,7 @@ pub struct Answer {
 /// Posts the pieces to a method and reads the answer. One that goes on is left after `messages` of them, or when nothing
 /// comes for `patience`. The error is that of the transport: no answer, a broken one, or one without a status.
 pub async fn post(
-    channel: &Channel,
+    channel: &Wire,
     path: &str,
     headers: &HeaderMap,
     pieces: Vec<Bytes>,

@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
+use super::credentials;
+
 /// Values kept of what the server answered, for each name of a field.
 const KEPT: usize = 64;
 /// Messages inside one another, usually.
@@ -55,6 +57,8 @@ impl Learnt {
 
     fn value(&mut self, field: &FieldDescriptor, value: &Value) {
         match value {
+            // Not who we are ourselves: a message might take that away.
+            Value::String(text) if text.contains(credentials::ID) || text.contains(credentials::PRINCIPAL) => {}
             Value::String(text) if !text.is_empty() && text.len() < 512 => {
                 let kept = self.0.entry(field.name().to_owned()).or_default();
                 if kept.len() < KEPT {
@@ -436,6 +440,7 @@ impl<'a> Messages<'a> {
 /// The collection that names in this message are of.
 fn collection(message: &str) -> &'static str {
     match message {
+        _ if message.contains("ApiKey") => "apiKeys/",
         _ if message.contains("BulkJob") => "/bulkJobs/",
         _ if message.contains("RetentionRun") => "/retentionRuns/",
         _ if message.contains("Retention") => "/retention",
@@ -464,6 +469,7 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
             "projects/default/retryPolicies/p",
             "projects/default/deadLetters/{}",
             "projects/default/schedules/s",
+            "apiKeys/abcDEF12",
         ],
         "retry_policy" => &["", "projects/default/retryPolicies/p", "projects/default/retryPolicies/none"],
         "retry_policy_id" => &["p", "p-{}"],
@@ -481,6 +487,8 @@ fn vocabulary(name: &str, uuid: &str) -> Vec<String> {
         "schedule_id" => &["s", "s2", "", "s-{}"],
         "key" => &["team", "a/b", "x"],
         "content_type" => &["", "application/octet-stream", "text/plain; charset=utf-8"],
+        "principal" => &["service:shop", "user:corp/ada", ""],
+        "allowed_cidrs" => &["10.0.0.0/8", "::1", "127.0.0.1", "nowhere"],
         "worker" | "incarnation" => &["w", "w2"],
         "queue" | "queues" => &["", "default", "email"],
         "type" | "types" => &["t", "mail.send"],

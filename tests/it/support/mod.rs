@@ -24,6 +24,7 @@ pub mod buf;
 pub mod calls;
 pub mod client;
 pub mod cluster;
+pub mod credentials;
 pub mod frames;
 pub mod history;
 pub mod invariants;

@@ -32,6 +32,7 @@ pub fn tasktower() -> Command {
             command.env_remove(name);
         }
     }
+    command.env("TASKTOWER_API_KEY", super::credentials::key());
     command
 }
 

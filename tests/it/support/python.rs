@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{missing, repository};
+use super::{credentials, missing, repository};
 
 pub struct Python {
     program: PathBuf,
@@ -30,6 +30,7 @@ impl Python {
         command
             .arg(repository().join(script))
             .env("PYTHONPATH", self.stubs)
+            .env("TASKTOWER_API_KEY", credentials::key())
             // Lines arrive when they are printed, and the source tree stays clean.
             .env("PYTHONUNBUFFERED", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1");

@@ -61,6 +61,7 @@ pub fn call_headers(path: &str) -> Vec<u8> {
         (":authority", "localhost"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
+        ("x-api-key", super::credentials::key()),
     ] {
         literal(&mut block, name, value);
     }

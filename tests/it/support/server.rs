@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     backend::Database,
+    credentials,
     process::{Log, Process, tasktower},
     sockets,
 };
@@ -54,21 +55,20 @@ impl Server {
     /// The same with more arguments to `tasktower serve`.
     pub async fn start_with(database: &Database, arguments: &[&str]) -> Server {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Server::start_as(Settings { database_url: database.url().to_owned(), arguments, environment: Vec::new() }).await
+        let settings = Settings { database_url: database.url().to_owned(), arguments, environment: Vec::new() };
+        Server::start_as(database, settings).await
     }
 
     /// The same with faults: what `src/faults` reads from the environment.
     pub async fn start_with_faults(database: &Database, faults: &[(&str, &str)]) -> Server {
-        Server::start_as(Settings {
-            database_url: database.url().to_owned(),
-            arguments: Vec::new(),
-            environment: owned(faults),
-        })
-        .await
+        let settings =
+            Settings { database_url: database.url().to_owned(), arguments: Vec::new(), environment: owned(faults) };
+        Server::start_as(database, settings).await
     }
 
-    async fn start_as(settings: Settings) -> Server {
+    async fn start_as(database: &Database, settings: Settings) -> Server {
         migrate(&settings.database_url);
+        credentials::plant(database).await;
         let log = Arc::new(Log::new());
         let began = Instant::now();
         let (process, addresses) = run(&settings, ANY_PORT, ANY_PORT, log.clone()).await;

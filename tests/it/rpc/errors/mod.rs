@@ -3,6 +3,7 @@
 //! The table is one `Case` for each way of being wrong; the last test of it compares the methods it covers with the
 //! descriptors, so that a new RPC cannot stay without. SQLite alone: what is refused here never comes near a database.
 
+mod api_key;
 mod audit;
 mod dead_letter;
 mod project;
@@ -26,7 +27,6 @@ use tasktower::pb::{self, payload::Kind as PayloadKind};
 use tonic::{
     Code, Request, Status,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
 };
 use tonic_types::StatusExt as _;
 use tower::{Service as _, ServiceExt as _};
@@ -34,6 +34,7 @@ use tower::{Service as _, ServiceExt as _};
 use super::{Rpc, fields, in_seconds, reason, refused, seconds, task, worker};
 use crate::support::{
     backend::{Database, for_each_backend},
+    credentials::Wire,
     wait::{SOON, eventually},
 };
 
@@ -87,7 +88,7 @@ impl Decoder for Raw {
 }
 
 /// Calls any method with any bytes and answers the first message, or how the call ends.
-async fn call(channel: &Channel, method: &str, message: Bytes) -> Result<Bytes, Status> {
+async fn call(channel: &Wire, method: &str, message: Bytes) -> Result<Bytes, Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.expect("connected");
     let path = format!("/{method}").parse().expect("a path");
@@ -110,7 +111,7 @@ impl http_body::Body for Body {
 
 /// Calls a method with a body that need not be framed as gRPC says, and these headers besides.
 async fn call_unframed(
-    channel: &Channel,
+    channel: &Wire,
     method: &str,
     headers: &[(&'static str, &str)],
     body: &[u8],
@@ -128,7 +129,7 @@ async fn call_unframed(
         channel.call(request.body(body).expect("a request")).await.map_err(|error| Status::from_error(error.into()))?;
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => Err(status),
-        _ => Ok(response),
+        _ => Ok(response.map(tonic::body::Body::new)),
     }
 }
 
@@ -627,6 +628,7 @@ fn worker_cases() -> Vec<Case> {
 fn cases() -> Vec<Case> {
     let services = [
         queue_and_project_cases(),
+        api_key::cases(),
         project::cases(),
         retry::cases(),
         dead_letter::cases(),

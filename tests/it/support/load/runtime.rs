@@ -8,7 +8,10 @@ use tasktower::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::history::History, QUEUE, TYPE, task_id};
+use super::{
+    super::{credentials, history::History},
+    QUEUE, TYPE, task_id,
+};
 
 const SLOTS: usize = 4;
 
@@ -18,7 +21,7 @@ pub(super) async fn work_until(
     history: Arc<History>,
     stop: CancellationToken,
 ) -> Tally {
-    let client = Client::builder().endpoint(endpoint).connect_lazy().expect("a URL");
+    let client = Client::builder().endpoint(endpoint).api_key(credentials::key()).connect_lazy().expect("a URL");
     let handler = move |job: Job| {
         let history = history.clone();
         async move {
