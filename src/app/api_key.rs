@@ -8,8 +8,9 @@ use rand::{RngExt as _, distr::Alphanumeric};
 use serde_json::{Map, Value, json};
 
 use super::{
-    App,
+    App, member,
     named_write::{Done, NamedWrite, Stop},
+    project::require_live,
 };
 use crate::{
     context::Caller,
@@ -17,7 +18,7 @@ use crate::{
         api_key::{ApiKey, ID_LENGTH, KeyPatch, KeySettings, MAX_KEYS, SECRET_LENGTH, SecretHash, key_text},
         etag,
         event::ResourceKind,
-        member::{Member, Scope},
+        member::Scope,
         role::Role,
         task::Micros,
     },
@@ -26,7 +27,6 @@ use crate::{
     store::{
         Tx, api_keys,
         journal::{self, Entry},
-        members, projects,
     },
 };
 
@@ -41,10 +41,14 @@ impl App {
     ) -> Result<(ApiKey, String)> {
         let (id, secret) = (drawn(ID_LENGTH), drawn(SECRET_LENGTH));
         let text = key_text(&id, &secret);
+        let partition = member.as_ref().map(|(scope, _)| member::partition(scope));
         let write =
             CreateKey { caller: caller.clone(), id, secret: SecretHash::of(&secret), principal, settings, member };
         let key = self.write(write).await?;
-        self.forget_authority(&key.principal);
+        if let Some(partition) = partition {
+            self.forget_authority(&key.principal);
+            self.hub().journal_moved(&partition);
+        }
         self.keys_changed().await;
         Ok((key, text))
     }
@@ -160,32 +164,15 @@ impl NamedWrite for CreateKey {
             update_time: now,
         };
         api_keys::create(tx, &key).await?;
-        let mut entries = vec![entry(&self.caller, ResourceKind::ApiKeyCreated, None, &key, now)];
         if let Some((scope, role)) = &self.member {
-            entries.push(self.become_member(tx, scope, *role).await?);
+            if let Scope::Project(project) = scope {
+                require_live(tx, project).await?;
+            }
+            member::change(tx, &self.caller, scope, &self.principal, Some(*role)).await?;
         }
-        journal::append(tx, &ProjectId::new(SYSTEM_PROJECT), &entries).await?;
+        let entry = entry(&self.caller, ResourceKind::ApiKeyCreated, None, &key, now);
+        journal::append(tx, &ProjectId::new(SYSTEM_PROJECT), &[entry]).await?;
         Ok(Done::Commit(key))
-    }
-}
-
-impl CreateKey {
-    /// Gives the principal its role. This is said in the journal of the system whatever the project, beside the key.
-    async fn become_member(&self, tx: &mut Tx, scope: &Scope, role: Role) -> std::result::Result<Entry<'_>, Stop> {
-        if let Scope::Project(project) = scope
-            && projects::presence_in(tx, project).await? != projects::Presence::Live
-        {
-            return Err(Error::NotFound { kind: "project", name: scope.name() }.into());
-        }
-        members::lock(tx).await?;
-        let before = members::get_in(tx, scope, &self.principal).await?;
-        let now = tx.now();
-        let create_time = before.as_ref().map_or(now, |before| before.create_time);
-        let member = Member { scope: scope.clone(), principal: self.principal.clone(), role, create_time };
-        members::set(tx, &member).await?;
-        let diff = json!({ "role": [before.map(|before| before.role.name()), role.name()] }).to_string();
-        let name = format!("{}/members/{}", scope.name(), self.principal);
-        Ok(Entry::of_resource(ResourceKind::MemberSet, name, now, Some(diff), &self.caller))
     }
 }
 

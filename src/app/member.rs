@@ -92,59 +92,59 @@ impl NamedWrite for ChangeMember {
     type Answer = Option<Member>;
 
     async fn run(&self, tx: &mut Tx) -> std::result::Result<Done<Self::Answer>, Stop> {
-        let Self { caller, scope, principal, role } = self;
-        members::lock(tx).await?;
-        let before = members::get_in(tx, scope, principal).await?;
-        if before.as_ref().map(|member| member.role) == *role {
-            return match before {
-                Some(_) => Ok(Done::Nothing(before)),
-                None => Err(Error::NotFound { kind: "member", name: self.name() }.into()),
-            };
-        }
-        self.require_another_admin(tx, before.as_ref()).await?;
-        if before.is_none() && members::count_of_principal(tx, principal).await? >= MAX_MEMBERSHIPS {
-            let what = "memberships of one principal";
-            return Err(Error::QuotaExceeded { project: scope.name(), what, limit: MAX_MEMBERSHIPS }.into());
-        }
-        let now = tx.now();
-        let after = role.map(|role| Member {
-            scope: scope.clone(),
-            principal: principal.clone(),
-            role,
-            create_time: before.as_ref().map_or(now, |before| before.create_time),
-        });
-        match &after {
-            Some(member) => members::set(tx, member).await?,
-            None => members::remove(tx, scope, principal).await?,
-        }
-        let kind = if after.is_some() { ResourceKind::MemberSet } else { ResourceKind::MemberRemoved };
-        let named = |member: &Option<Member>| member.as_ref().map(|member| member.role.name());
-        let diff = json!({ "role": [named(&before), named(&after)] }).to_string();
-        let entry = Entry::of_resource(kind, self.name(), now, Some(diff), caller);
-        journal::append(tx, &partition(scope), &[entry]).await?;
-        Ok(Done::Commit(after))
+        change(tx, &self.caller, &self.scope, &self.principal, self.role).await
     }
 }
 
-impl ChangeMember {
-    fn name(&self) -> String {
-        format!("{}/members/{}", self.scope.name(), self.principal)
+/// Gives a principal a role, or takes the one it has away with none; by its rules, and with its journal row.
+pub(super) async fn change(
+    tx: &mut Tx,
+    caller: &Caller,
+    scope: &Scope,
+    principal: &str,
+    role: Option<Role>,
+) -> std::result::Result<Done<Option<Member>>, Stop> {
+    members::lock(tx).await?;
+    let name = format!("{}/members/{principal}", scope.name());
+    let before = members::get_in(tx, scope, principal).await?;
+    if before.as_ref().map(|member| member.role) == role {
+        return match before {
+            Some(_) => Ok(Done::Nothing(before)),
+            None => Err(Error::NotFound { kind: "member", name }.into()),
+        };
     }
-
-    /// Somebody must be left who can give roles.
-    async fn require_another_admin(&self, tx: &mut Tx, before: Option<&Member>) -> std::result::Result<(), Stop> {
-        let is_admin_everywhere =
-            self.scope == Scope::Everywhere && before.is_some_and(|member| member.role == Role::Admin);
-        if !is_admin_everywhere || members::has_other_admin(tx, &self.principal).await? {
-            return Ok(());
-        }
+    // Somebody must be left who can give roles.
+    let is_admin_everywhere =
+        *scope == Scope::Everywhere && before.as_ref().is_some_and(|member| member.role == Role::Admin);
+    if is_admin_everywhere && !members::has_other_admin(tx, principal).await? {
         let hint = "make another principal an administrator of projects/* first";
-        Err(Error::StateConflict { name: self.name(), state: "the last administrator of all projects", hint }.into())
+        return Err(Error::StateConflict { name, state: "the last administrator of all projects", hint }.into());
     }
+    if before.is_none() && members::count_of_principal(tx, principal).await? >= MAX_MEMBERSHIPS {
+        let what = "memberships of one principal";
+        return Err(Error::QuotaExceeded { project: scope.name(), what, limit: MAX_MEMBERSHIPS }.into());
+    }
+    let now = tx.now();
+    let after = role.map(|role| Member {
+        scope: scope.clone(),
+        principal: principal.to_owned(),
+        role,
+        create_time: before.as_ref().map_or(now, |before| before.create_time),
+    });
+    match &after {
+        Some(member) => members::set(tx, member).await?,
+        None => members::remove(tx, scope, principal).await?,
+    }
+    let kind = if after.is_some() { ResourceKind::MemberSet } else { ResourceKind::MemberRemoved };
+    let named = |member: &Option<Member>| member.as_ref().map(|member| member.role.name());
+    let diff = json!({ "role": [named(&before), named(&after)] }).to_string();
+    let entry = Entry::of_resource(kind, name, now, Some(diff), caller);
+    journal::append(tx, &partition(scope), &[entry]).await?;
+    Ok(Done::Commit(after))
 }
 
 /// Where a change of members is kept.
-fn partition(scope: &Scope) -> ProjectId {
+pub(super) fn partition(scope: &Scope) -> ProjectId {
     match scope {
         Scope::Everywhere => ProjectId::new(SYSTEM_PROJECT),
         Scope::Project(project) => project.clone(),

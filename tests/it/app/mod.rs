@@ -1,5 +1,6 @@
 //! Use cases in process, on every kind of database.
 
+mod api_keys;
 mod background;
 mod bulk_jobs;
 mod projects;
