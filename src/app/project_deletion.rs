@@ -177,7 +177,7 @@ impl NamedWrite for DeleteProject {
         let new = Project { deletion: Some(deletion), update_time: now, ..old };
         projects::write(tx, &new, Some(now.saturating_add(CANCEL_DELAY))).await?;
         let paused = schedules::pause_with_project(tx, id, REASON).await?;
-        for job in bulk_jobs::cancel_all(tx, id).await? {
+        for job in bulk_jobs::cancel_all(tx, id, None).await? {
             journal_end(tx, &job, caller).await?;
         }
         let diff = json!({
@@ -227,7 +227,7 @@ impl NamedWrite for UndeleteProject {
                 break;
             }
         }
-        for job in bulk_jobs::cancel_all_of(tx, id, CLEANER).await? {
+        for job in bulk_jobs::cancel_all(tx, id, Some(CLEANER)).await? {
             journal_end(tx, &job, caller).await?;
         }
         let diff = json!({
@@ -273,8 +273,7 @@ impl NamedWrite for CancelTasks {
             finish_time: None,
             retry: None,
         };
-        match (StartJob { caller: self.caller.clone(), job }).run(tx).await? {
-            Done::Commit(_) | Done::Nothing(_) => Ok(Done::Commit(Some(project.id))),
-        }
+        StartJob { caller: self.caller.clone(), job }.run(tx).await?;
+        Ok(Done::Commit(Some(project.id)))
     }
 }

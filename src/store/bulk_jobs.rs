@@ -235,21 +235,16 @@ pub async fn cancel(tx: &mut Tx, project: &ProjectId, id: BulkJobId) -> StoreRes
     first(&tx.fetch(statement.text(project.as_str()).id(id.0).int(now)).await?)
 }
 
-/// Cancels all jobs of a project that run.
-pub async fn cancel_all(tx: &mut Tx, project: &ProjectId) -> StoreResult<Vec<BulkJob>> {
-    cancel_all_of(tx, project, "").await
-}
-
-/// Cancels the jobs of a project that run and that one principal started; the empty text stands for all principals.
-pub async fn cancel_all_of(tx: &mut Tx, project: &ProjectId, owner: &str) -> StoreResult<Vec<BulkJob>> {
+/// Cancels all jobs of a project that run; of one owner, if one is given.
+pub async fn cancel_all(tx: &mut Tx, project: &ProjectId, owner: Option<&str>) -> StoreResult<Vec<BulkJob>> {
     let now = tx.now();
     let statement = Sql::new(concat!(
-        "-- bulk_jobs::cancel_all_of
+        "-- bulk_jobs::cancel_all
          UPDATE bulk_job SET state = 4, update_time = $3, finish_time = $3
          WHERE project = $1 AND state = 1 AND ($2 = '' OR owner = $2) RETURNING ",
         job_columns!()
     ));
-    let rows = tx.fetch(statement.text(project.as_str()).text(owner).int(now)).await?;
+    let rows = tx.fetch(statement.text(project.as_str()).text(owner.unwrap_or_default()).int(now)).await?;
     rows.iter().map(|row| decode(&mut Reader::new(row))).collect()
 }
 
