@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App, member,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
     project::require_live,
 };
 use crate::{
@@ -65,13 +66,8 @@ impl App {
         after: Option<String>,
         limit: i64,
     ) -> Result<(Vec<ApiKey>, Option<String>)> {
-        // One more than asked tells whether there is a next page.
-        let mut found = api_keys::list(self.store(), principal, after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|key| key.id.clone());
-        Ok((found, next))
+        let found = api_keys::list(self.store(), principal, after.as_deref(), one_more(limit)).await?;
+        Ok(cut(found, limit, |key| key.id.clone()))
     }
 
     /// Changes the settings of a key.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     App, BoxStream,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
 };
 use crate::{
     context::Caller,
@@ -139,13 +140,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<BulkJob>, Option<(Micros, BulkJobId)>)> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let mut found = bulk_jobs::list(self.store(), project, after, limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|job| (job.create_time, job.id));
-        Ok((found, next))
+        let found = bulk_jobs::list(self.store(), project, after, one_more(limit)).await?;
+        Ok(cut(found, limit, |job| (job.create_time, job.id)))
     }
 
     /// Stops a job after its current batch.

@@ -11,6 +11,7 @@ use super::{
     bulk_retry::open_only,
     committer::ReplayWish,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
     task::{TaskChange, wrong_reply},
 };
 use crate::{
@@ -73,13 +74,9 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<DeadLetter>, Option<Position>)> {
         self.require_project(project).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        // One more than asked tells whether there is a next page.
-        let mut found = dead_letters::list(self.store(), project, filter, after, limit as u64 + 1).await?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(DeadLetter::position);
-        Ok((found, next))
+        let asked = one_more(limit).unsigned_abs();
+        let found = dead_letters::list(self.store(), project, filter, after, asked).await?;
+        Ok(cut(found, limit, DeadLetter::position))
     }
 
     /// The largest groups of entries with the same fingerprint.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
 };
 use crate::{
     context::Caller,
@@ -39,13 +40,8 @@ impl App {
         if let Scope::Project(project) = scope {
             self.require_project(project).await?;
         }
-        // One more than asked tells whether there is a next page.
-        let mut found = members::list(self.store(), scope, after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|member| member.principal.clone());
-        Ok((found, next))
+        let found = members::list(self.store(), scope, after.as_deref(), one_more(limit)).await?;
+        Ok(cut(found, limit, |member| member.principal.clone()))
     }
 
     /// Gives a principal a role in place of the one it has there.

@@ -18,6 +18,7 @@ mod housekeeping;
 mod lookup;
 pub mod member;
 mod named_write;
+mod page;
 pub mod project;
 mod project_deletion;
 pub mod queue;

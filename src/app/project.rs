@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
 };
 use crate::{
     context::Caller,
@@ -72,14 +73,9 @@ impl App {
         query: ProjectQuery,
     ) -> Result<(Vec<Project>, Option<(Micros, String)>)> {
         let visible = caller.authority.projects_with(Permission::ProjectsRead);
-        // One more than asked tells whether there is a next page.
-        let asked = ProjectQuery { visible, limit: query.limit.saturating_add(1), ..query };
-        let mut found = projects::list(self.store(), &asked).await?;
-        let limit = usize::try_from(query.limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|project| (project.create_time, project.id.as_str().to_owned()));
-        Ok((found, next))
+        let limit = query.limit;
+        let found = projects::list(self.store(), &ProjectQuery { visible, limit: one_more(limit), ..query }).await?;
+        Ok(cut(found, limit, |project| (project.create_time, project.id.as_str().to_owned())))
     }
 
     /// Changes what people call a project.

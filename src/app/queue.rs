@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
     project::require_live,
 };
 use crate::{
@@ -70,12 +71,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<Queue>, Option<String>)> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let mut found = queues::list(self.store(), project, after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|found| found.queue.name.clone());
+        let found = queues::list(self.store(), project, after.as_deref(), one_more(limit)).await?;
+        let (found, next) = cut(found, limit, |found| found.queue.name.clone());
         Ok((found.into_iter().map(|found| self.with_activity(found)).collect(), next))
     }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
 };
 use crate::{
     context::Caller,
@@ -153,13 +154,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<RetentionRun>, Option<(Micros, RetentionRunId)>)> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let mut found = retention_runs::list(self.store(), project, after, limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|run| (run.create_time, run.id));
-        Ok((found, next))
+        let found = retention_runs::list(self.store(), project, after, one_more(limit)).await?;
+        Ok(cut(found, limit, |run| (run.create_time, run.id)))
     }
 }
 

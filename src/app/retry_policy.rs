@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     App,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
     project::require_live,
 };
 use crate::{
@@ -54,13 +55,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<RetryPolicy>, Option<String>)> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let mut found = retry_policies::list(self.store(), project, after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|policy| policy.id.clone());
-        Ok((found, next))
+        let found = retry_policies::list(self.store(), project, after.as_deref(), one_more(limit)).await?;
+        Ok(cut(found, limit, |policy| policy.id.clone()))
     }
 
     /// Changes a policy.

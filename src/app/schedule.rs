@@ -9,6 +9,7 @@ pub use super::schedule_change::SchedulePatch;
 use super::{
     App,
     named_write::Stop,
+    page::{cut, one_more},
     schedule_change::{Change, ChangeSchedule, CreateSchedule, DeleteSchedule},
 };
 use crate::{
@@ -72,13 +73,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<Schedule>, Option<String>)> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let mut found = schedules::list(self.store(), project, after.as_deref(), limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|schedule| schedule.id.clone());
-        Ok((found, next))
+        let found = schedules::list(self.store(), project, after.as_deref(), one_more(limit)).await?;
+        Ok(cut(found, limit, |schedule| schedule.id.clone()))
     }
 
     /// Changes settings.
@@ -181,12 +177,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<Occurrence>, Option<Micros>)> {
         let schedule = self.get_schedule(project, id).await?;
-        let mut found = occurrences::list(self.store(), schedule.uid, before, limit.saturating_add(1)).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|occurrence| occurrence.planned_time);
-        Ok((found, next))
+        let found = occurrences::list(self.store(), schedule.uid, before, one_more(limit)).await?;
+        Ok(cut(found, limit, |occurrence| occurrence.planned_time))
     }
 
     /// What was written is to be heard of: by watchers, and by the loop that fires.

@@ -9,6 +9,7 @@ use super::{
     App,
     committer::{Command, Item, Reply},
     long_poll,
+    page::{cut, one_more},
 };
 use crate::{
     context::Caller,
@@ -134,14 +135,9 @@ impl App {
     /// A page of tasks.
     pub async fn list_tasks(&self, project: &ProjectId, query: ListQuery) -> Result<TaskPage> {
         self.require_project(project).await?;
-        // One more than asked tells whether there is a next page.
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let (mut found, revision) =
-            tasks::list(self.store(), project, &ListQuery { limit: query.limit + 1, ..query }).await?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next =
-            found.last().filter(|_| more).map(|task| Position { create_time: task.spec.create_time, id: task.id });
+        let limit = query.limit;
+        let (found, revision) = tasks::list(self.store(), project, &ListQuery { limit: limit + 1, ..query }).await?;
+        let (found, next) = cut(found, limit, |task| Position { create_time: task.spec.create_time, id: task.id });
         let revision = match revision {
             Some(revision) => revision,
             None => journal::position(self.store(), project).await?.map_or(0, |position| position.last),
@@ -159,7 +155,7 @@ impl App {
         limit: i64,
     ) -> Result<AttemptPage> {
         let task = self.get_task(project, id, share, false).await?;
-        let mut attempts = tasks::attempts(self.store(), project, id, after, limit + 1).await?;
+        let mut attempts = tasks::attempts(self.store(), project, id, after, one_more(limit)).await?;
         // Both were read at their own time: an attempt that ended in between is among the ended ones.
         if let Some(running) = Attempt::running(&task)
             && running.epoch > after
@@ -167,10 +163,7 @@ impl App {
         {
             attempts.push(running);
         }
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = attempts.len() > limit;
-        attempts.truncate(limit);
-        let next = attempts.last().filter(|_| more).map(|attempt| attempt.epoch);
+        let (attempts, next) = cut(attempts, limit, |attempt| attempt.epoch);
         let replayed_at = dead_letters::first_replay(self.store(), project, id).await?;
         Ok(AttemptPage { attempts, next, replayed_at })
     }

@@ -15,6 +15,7 @@ use super::{
     committer::{Action, Answer, Command, IdempotencyKey, Item, Reply},
     long_poll,
     named_write::{Done, NamedWrite, Stop},
+    page::{cut, one_more},
     task::wrong_reply,
 };
 use crate::{
@@ -248,12 +249,8 @@ impl App {
         limit: i64,
     ) -> Result<(Vec<Worker>, Option<String>)> {
         self.require_project(project).await?;
-        let mut found = workers::list(self.store(), project, after.as_deref(), limit + 1).await?;
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|worker| worker.name.clone());
-        Ok((found, next))
+        let found = workers::list(self.store(), project, after.as_deref(), one_more(limit)).await?;
+        Ok(cut(found, limit, |worker| worker.name.clone()))
     }
 
     /// Tells every live incarnation of a worker to take no more tasks.
