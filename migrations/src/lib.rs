@@ -9,6 +9,33 @@ use sea_orm_migration::sea_orm::DbBackend;
 
 pub use sea_orm_migration::MigratorTrait;
 
+/// The migration of a module that is two lists of statements: those that bring it, and those that take it back.
+macro_rules! statements {
+    ($up:ident, $down:ident) => {
+        use sea_orm_migration::prelude::*;
+
+        #[derive(DeriveMigrationName)]
+        pub struct Migration;
+
+        #[async_trait::async_trait]
+        impl MigrationTrait for Migration {
+            /// All or nothing on SQLite too; PostgreSQL does so by itself.
+            fn use_transaction(&self) -> Option<bool> {
+                Some(true)
+            }
+
+            async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+                $crate::Dialect(manager.get_database_backend()).run(manager, $up).await
+            }
+
+            async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+                $crate::Dialect(manager.get_database_backend()).run(manager, $down).await
+            }
+        }
+    };
+}
+use statements;
+
 mod m20261124_000001_core;
 mod m20261124_000002_lists;
 mod m20261124_000003_estimates;

@@ -9,28 +9,7 @@
 //! Keys of tasks begin with the id: it tells nearly every row from every other by itself, so comparing keys is cheap, and
 //! PostgreSQL can make no plan for `project = … AND id = ANY …` that walks over a whole project.
 
-use sea_orm_migration::prelude::*;
-
-use crate::Dialect;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    /// All or nothing on SQLite too; PostgreSQL does so by itself.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, DOWN).await
-    }
-}
+crate::statements!(UP, DOWN);
 
 const UP: &[&str] = &[
     // One row: which database this is. `identity` is what the server says of itself (empty on SQLite); when it differs at

@@ -3,28 +3,7 @@
 //! Version N−1 goes on beside: it writes no new column, so its tasks say nothing new, and its attempts keep no decision.
 //! Tasks that name a policy or carry rules are repeated by it with the built-in settings.
 
-use sea_orm_migration::prelude::*;
-
-use crate::Dialect;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    /// All or nothing on SQLite too; PostgreSQL does so by itself.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, DOWN).await
-    }
-}
+crate::statements!(UP, DOWN);
 
 const UP: &[&str] = &[
     // `settings` is the JSON of the rules and the rest.

@@ -1,27 +1,6 @@
 //! Schedules, and what became of their ticks.
 
-use sea_orm_migration::prelude::*;
-
-use crate::Dialect;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    /// All or nothing on SQLite too; PostgreSQL does so by itself.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, DOWN).await
-    }
-}
+crate::statements!(UP, DOWN);
 
 const UP: &[&str] = &[
     // `wake_time` is when there is something to do; NULL while it is paused and when it is over. `decided` is the moment up

@@ -3,28 +3,7 @@
 //! Only hashes of secrets are kept: SHA-256, in hex. Secrets are 256 random bits, so a slow hash would add nothing. Every
 //! server keeps the keys in memory and reads what changed since it last looked, by `update_time`.
 
-use sea_orm_migration::prelude::*;
-
-use crate::Dialect;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    /// All or nothing on SQLite too; PostgreSQL does so by itself.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, DOWN).await
-    }
-}
+crate::statements!(UP, DOWN);
 
 const UP: &[&str] = &[
     // `scopes` is a set of permissions, a bit each by its number; 0 means all. `networks` is a JSON array.

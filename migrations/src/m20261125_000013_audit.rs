@@ -3,28 +3,7 @@
 //! The new columns of the journal are empty in rows of versions that do not know them; on PostgreSQL an empty column takes no
 //! place. Nothing here is indexed: a row of the journal is written on the hot path.
 
-use sea_orm_migration::prelude::*;
-
-use crate::Dialect;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    /// All or nothing on SQLite too; PostgreSQL does so by itself.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, UP).await
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        Dialect(manager.get_database_backend()).run(manager, DOWN).await
-    }
-}
+crate::statements!(UP, DOWN);
 
 const UP: &[&str] = &[
     "ALTER TABLE journal ADD COLUMN credential text",
