@@ -20,8 +20,8 @@ pub use self::{
 pub use crate::domain::token::Callers;
 use crate::{
     domain::{
-        retention::{DAY, DailyTime, RetentionSettings},
-        task::Micros,
+        retention::{DailyTime, RetentionSettings},
+        task::{DAY, Micros},
     },
     store::DatabaseUrl,
 };

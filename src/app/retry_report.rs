@@ -11,7 +11,7 @@ use crate::{
         retry_pattern::Patterns,
         retry_policy::{Decider, PolicyVersion, RetryPolicy},
         retry_report::{RetryStatistics, Simulation, Window},
-        task::{Micros, SECOND, TaskError},
+        task::{DAY, Micros, TaskError},
     },
     error::{Error, Result},
     ids::{ProjectId, TaskId},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The window of a report unless the caller names one.
-const USUAL_WINDOW: Micros = 86_400 * SECOND;
+const USUAL_WINDOW: Micros = DAY;
 /// Failures a simulation looks at before it lets others go on: at worst a few milliseconds of matching.
 const WITHOUT_PAUSE: usize = 16;
 

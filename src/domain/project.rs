@@ -1,6 +1,6 @@
 //! A project: the unit of isolation, ordering and quota.
 
-use super::task::{Micros, SECOND, Task};
+use super::task::{DAY, Micros, SECOND, Task};
 use crate::ids::ProjectId;
 
 /// A project.
@@ -32,7 +32,7 @@ pub struct Deletion {
 }
 
 /// How long a deletion can be taken back.
-pub const UNDELETE_WINDOW: Micros = 30 * 86_400 * SECOND;
+pub const UNDELETE_WINDOW: Micros = 30 * DAY;
 
 /// From the deletion of a project until its tasks are cancelled: every replica has heard of it by then, so none of them
 /// takes another task.

@@ -20,6 +20,9 @@ pub type Micros = i64;
 /// One second, in [`Micros`].
 pub const SECOND: Micros = 1_000_000;
 
+/// One day, in [`Micros`].
+pub const DAY: Micros = 86_400 * SECOND;
+
 /// What was submitted. Times and spans in [`Micros`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {

@@ -13,20 +13,17 @@ use crate::{
         api_key::{ApiKey, KeyPatch, KeySettings, MAX_NETWORKS, is_id, network},
         etag,
         permission::{Permission, PermissionSet},
-        task::{Micros, SECOND},
+        task::{DAY, Micros},
     },
     error::{Error, Result},
     ids::api_key_name,
     pb,
 };
 
-/// Most characters of a name for people.
-const MAX_DISPLAY_NAME: usize = 63;
 /// Most characters of the id of a service.
 const MAX_SERVICE: usize = 63;
 /// How long the secret before may go on.
 const OVERLAP: RangeInclusive<Micros> = 0..=30 * DAY;
-const DAY: Micros = 86_400 * SECOND;
 
 /// A key to make: its principal and its settings.
 pub fn create(request: pb::CreateApiKeyRequest) -> Result<(String, KeySettings)> {
@@ -51,7 +48,12 @@ pub fn create(request: pb::CreateApiKeyRequest) -> Result<(String, KeySettings)>
     let at = Path::Request.field("api_key");
     let principal = self::principal(&mut fields, &at.field("principal"), principal);
     let settings = KeySettings {
-        display_name: scalar::chars_bounded(&mut fields, &at.field("display_name"), display_name, MAX_DISPLAY_NAME),
+        display_name: scalar::chars_bounded(
+            &mut fields,
+            &at.field("display_name"),
+            display_name,
+            scalar::MAX_DISPLAY_NAME,
+        ),
         scopes: self::scopes(&mut fields, &at.field("scopes"), &scopes),
         networks: networks(&mut fields, &at.field("allowed_cidrs"), &allowed_cidrs),
         expire_time: expire_time.map(|time| scalar::time(&mut fields, &at.field("expire_time"), &time)),
@@ -130,7 +132,7 @@ pub fn update(request: pb::UpdateApiKeyRequest) -> Result<Update> {
     let mut patch = KeyPatch::default();
     if mask.changes("display_name", !display_name.is_empty()) {
         let at = at.field("display_name");
-        patch.display_name = Some(scalar::chars_bounded(&mut fields, &at, display_name, MAX_DISPLAY_NAME));
+        patch.display_name = Some(scalar::chars_bounded(&mut fields, &at, display_name, scalar::MAX_DISPLAY_NAME));
     }
     if mask.changes("scopes", !scopes.is_empty()) {
         patch.scopes = Some(self::scopes(&mut fields, &at.field("scopes"), &scopes));

@@ -17,8 +17,6 @@ use crate::{
     pb,
 };
 
-/// Most characters of a name for people.
-const MAX_DISPLAY_NAME: usize = 63;
 /// Most characters that are looked for.
 const MAX_QUERY: usize = 128;
 
@@ -47,7 +45,8 @@ pub fn create(request: pb::CreateProjectRequest) -> Result<(ProjectId, String, S
         tasks: _,
     } = project;
     let at = Path::Request.field("project");
-    let display_name = scalar::chars_bounded(&mut fields, &at.field("display_name"), display_name, MAX_DISPLAY_NAME);
+    let display_name =
+        scalar::chars_bounded(&mut fields, &at.field("display_name"), display_name, scalar::MAX_DISPLAY_NAME);
     let description = scalar::bytes_bounded(&mut fields, &at.field("description"), description, scalar::SHORT_TEXT);
     fields.finish((ProjectId::new(&project_id), display_name, description))
 }
@@ -135,7 +134,7 @@ pub fn update(request: pb::UpdateProjectRequest) -> Result<(ProjectId, ProjectPa
     let mut patch = ProjectPatch::default();
     if mask.changes("display_name", !display_name.is_empty()) {
         let at = at.field("display_name");
-        patch.display_name = Some(scalar::chars_bounded(&mut fields, &at, display_name, MAX_DISPLAY_NAME));
+        patch.display_name = Some(scalar::chars_bounded(&mut fields, &at, display_name, scalar::MAX_DISPLAY_NAME));
     }
     if mask.changes("description", !description.is_empty()) {
         let at = at.field("description");

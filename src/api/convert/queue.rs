@@ -13,7 +13,7 @@ use crate::{
         etag,
         queue::{Queue, QueuePatch, QueueSettings, Rate},
         retry_budget::RetryBudget,
-        task::{Micros, SECOND},
+        task::{DAY, Micros, SECOND},
     },
     error::{Error, Result},
     ids::{ProjectId, queue_name, retry_policy_name},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 const LEASE_DURATION: RangeInclusive<Micros> = 5 * SECOND..=3_600 * SECOND;
-const RATE_INTERVAL: RangeInclusive<Micros> = SECOND..=86_400 * SECOND;
+const RATE_INTERVAL: RangeInclusive<Micros> = SECOND..=DAY;
 const RATE_COUNT: RangeInclusive<i32> = 1..=1_000_000;
 const LEASE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 

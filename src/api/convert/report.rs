@@ -11,7 +11,7 @@ use crate::{
     api::status,
     app::worker::{Extended, HeartbeatAnswer, Report},
     domain::{
-        task::{Micros, Progress, SECOND, TaskError},
+        task::{DAY, Micros, Progress, TaskError},
         task_state::TaskState,
         transition::Failure,
     },
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The longest a worker may put a task off.
-const MAX_DELAY: Micros = 30 * 86_400 * SECOND;
+const MAX_DELAY: Micros = 30 * DAY;
 
 /// The largest error of an attempt, in bytes of its three texts.
 const MAX_ERROR: usize = 16 * 1024;

@@ -16,7 +16,7 @@ use crate::{
         retry::{RetrySettings, Verdict},
         retry_policy::{PolicyContent, PolicyPatch, PolicyVersion, RetryPolicy},
         retry_report::{Failure, RetryCounts, RetryStatistics, Simulation},
-        task::{Micros, SECOND},
+        task::{DAY, Micros},
     },
     error::{Error, Result},
     ids::{ProjectId, retry_policy_name, task_name},
@@ -26,7 +26,7 @@ use crate::{
 /// Most task types of a policy.
 const MAX_TYPES: usize = 100;
 /// The age of a task may be anything; this is what fits.
-const ANY_SPAN: std::ops::RangeInclusive<Micros> = 0..=36_500 * 86_400 * SECOND;
+const ANY_SPAN: std::ops::RangeInclusive<Micros> = 0..=36_500 * DAY;
 /// Most attempts a task has.
 const MAX_ATTEMPT: i32 = 1_000;
 /// Failures a simulation looks at unless the caller says how many, and at most.

@@ -12,13 +12,12 @@ use crate::{
         retry::{Action, Backoff, Decision, Jitter, MessageTest, Retry, RetrySettings, Rule, Verdict},
         retry_pattern::{self, PatternError},
         retry_policy::PolicyVersion,
-        task::{Micros, SECOND},
+        task::{DAY, Micros, SECOND},
     },
     ids::{ProjectId, retry_policy_name},
     pb,
 };
 
-const DAY: Micros = 86_400 * SECOND;
 const MAX_ATTEMPTS: RangeInclusive<i32> = 1..=1000;
 const INITIAL_BACKOFF: RangeInclusive<Micros> = 1_000..=DAY;
 const MAX_BACKOFF: RangeInclusive<Micros> = 1_000..=30 * DAY;

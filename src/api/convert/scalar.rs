@@ -17,6 +17,9 @@ const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799
 /// Most characters of a queue, a type or a worker.
 const MAX_IDENTIFIER: usize = 128;
 
+/// Most characters of a name for people (AIP-148).
+pub const MAX_DISPLAY_NAME: usize = 63;
+
 /// What a 1 KiB text may take, in bytes.
 pub const SHORT_TEXT: usize = 1024;
 

@@ -13,7 +13,7 @@ use crate::{
         etag,
         filter::Filter,
         retry::Retry,
-        task::{Attempt, DEFAULT_TIMEOUT, Micros, Progress, SECOND, Spec, Task, TaskError},
+        task::{Attempt, DAY, DEFAULT_TIMEOUT, Micros, Progress, SECOND, Spec, Task, TaskError},
         task_list::{ListQuery, Position},
         transition::NewTask,
     },
@@ -22,7 +22,6 @@ use crate::{
     pb,
 };
 
-const DAY: Micros = 86_400 * SECOND;
 const TIMEOUT: RangeInclusive<Micros> = SECOND..=7 * DAY;
 /// Longer than anybody waits, and far from overflow.
 const UNIQUE_TTL: RangeInclusive<Micros> = 1_000..=3_650 * DAY;

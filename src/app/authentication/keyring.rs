@@ -21,7 +21,7 @@ use super::App;
 use crate::{
     domain::{
         api_key::ApiKey,
-        task::{Micros, SECOND},
+        task::{DAY, Micros, SECOND},
     },
     error::{Error, Result},
     store::api_keys,
@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_millis(500);
 /// A transaction may commit so much later than the time it gave a key: more than it can last.
 const OVERLAP: Micros = 60 * SECOND;
 /// Keys that ended are known for so long, so that their holders are told why they are refused.
-const REMEMBERED: Micros = 30 * 24 * 3_600 * SECOND;
+const REMEMBERED: Micros = 30 * DAY;
 
 /// A key, and when it was used.
 #[derive(Debug)]

@@ -9,8 +9,7 @@ use jiff::{
     tz::TimeZone,
 };
 
-use super::DAY;
-use crate::domain::task::{Micros, SECOND};
+use crate::domain::task::{DAY, Micros, SECOND};
 
 /// Projects are spread over so much time after the daily time, so that they do not all begin at once.
 const SPREAD: Micros = 1_800 * SECOND;

@@ -13,14 +13,12 @@ pub use self::{
 };
 use super::{
     glob::glob_matches,
-    task::{Micros, SECOND},
+    task::{DAY, Micros},
     task_list::Position,
     task_state::TaskState,
 };
 use crate::ids::ProjectId;
 
-/// One day, in [`Micros`].
-pub const DAY: Micros = 86_400 * SECOND;
 /// Most rules of a project: each task is held against them one by one.
 pub const MAX_RULES: usize = 100;
 /// The longest age: a century, which is for ever and still far from where times end.

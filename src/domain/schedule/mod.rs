@@ -16,7 +16,7 @@ use self::{
 };
 use super::{
     snapshot,
-    task::{Micros, Payload, SECOND, Spec},
+    task::{DAY, Micros, Payload, Spec},
     transition::{self, NewTask},
 };
 use crate::ids::{ProjectId, TaskId};
@@ -321,11 +321,12 @@ fn rfc3339(moment: Micros) -> String {
 }
 
 /// No tick is looked for further back: 31 days. What is older is MISSED as a whole.
-pub const HORIZON: Micros = 31 * 86_400 * SECOND;
+pub const HORIZON: Micros = 31 * DAY;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::task::SECOND;
 
     fn timing(cron: &str) -> Timing {
         let time_zone = "UTC".to_owned();

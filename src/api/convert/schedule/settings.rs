@@ -16,7 +16,7 @@ use crate::{
             firing::GRACE,
             ticks::{Zone, zone_version},
         },
-        task::{Micros, SECOND},
+        task::{DAY, Micros},
         transition::NewTask,
     },
     error::{Error, Result},
@@ -24,14 +24,11 @@ use crate::{
     pb,
 };
 
-const DAY: Micros = 86_400 * SECOND;
 const JITTER: RangeInclusive<Micros> = 0..=DAY;
 const CATCH_UP_COUNT: RangeInclusive<i32> = 1..=1_000;
 const DEFAULT_CATCH_UP_COUNT: i32 = 100;
 const CATCH_UP_WINDOW: RangeInclusive<Micros> = GRACE..=HORIZON;
 const DEFAULT_CATCH_UP_WINDOW: Micros = DAY;
-/// Most characters of a name for people.
-const MAX_DISPLAY_NAME: usize = 63;
 /// The largest input of a template, in bytes: hundreds of schedules are fired in one transaction.
 const MAX_INPUT: usize = 32 * 1024;
 /// Most labels of a template; two more are added to each task.
@@ -177,7 +174,7 @@ fn patch(
     let mut patch = SchedulePatch::default();
     if changes("display_name", !display_name.is_empty()) {
         let at = at.field("display_name");
-        patch.display_name = Some(scalar::chars_bounded(fields, &at, display_name, MAX_DISPLAY_NAME));
+        patch.display_name = Some(scalar::chars_bounded(fields, &at, display_name, scalar::MAX_DISPLAY_NAME));
     }
     if changes("description", !description.is_empty()) {
         let at = at.field("description");
@@ -301,7 +298,10 @@ mod tests {
     };
     use crate::{
         api::convert::schedule::schedule,
-        domain::schedule::{Progress, Schedule},
+        domain::{
+            schedule::{Progress, Schedule},
+            task::SECOND,
+        },
     };
 
     fn faults<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
