@@ -295,7 +295,8 @@ impl Sql {
         Ok(sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected())
     }
 
-    /// Runs it, chunk by chunk, and returns the rows all chunks answer.
+    /// Runs it, chunk by chunk, and returns the rows all chunks answer. An order or a limit in the text is that of each chunk:
+    /// a statement that needs its own takes its rows as one value, as `projects::list` does.
     pub(super) async fn fetch_sqlite(mut self, connection: &mut SqliteConnection) -> StoreResult<Vec<QueryResult>> {
         let mut found = Vec::new();
         self.share();
